@@ -1,0 +1,270 @@
+"""Run the pipeline of dvc.yaml: from the table in params.yaml to an evaluated model.
+
+python -m scripts.run                          everything that changed
+python -m scripts.run --force                  everything
+python -m scripts.run --example adult          an example's params.yaml and schema.yaml, apart from your own outputs
+
+Exit code: 0 done, 2 your input or configuration, 3 something outside did not answer. After a failure data/, models/, reports/
+and dvc.lock are what they were before.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts import environment
+
+OUTPUTS = ("data", "models", "reports", "dvc.lock")
+HEADLINE = {
+    "binary": ("roc_auc", "accuracy", "f1", "log_loss", "ece"),
+    "multiclass": ("accuracy", "f1_macro", "roc_auc", "log_loss", "ece"),
+    "regression": ("rmse", "mae", "r2", "median_ae"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and show one screen."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", help="stages to end with; all without")
+    parser.add_argument("--force", action="store_true", help="run stages that did not change too")
+    parser.add_argument("--no-run-cache", action="store_true", help="take nothing from earlier runs")
+    parser.add_argument("--example", help="a folder in examples/")
+    parser.add_argument("--debug", action="store_true", help="show where an unexpected error happened")
+    args = parser.parse_args(argv)
+    if args.debug:
+        os.environ["PAWL_DEBUG"] = "1"
+
+    from pawl.problem import Problem
+
+    try:
+        if args.example:
+            os.chdir(workspace(args.example))
+        with only_run():
+            return run(args)
+    except Problem as problem:
+        environment.tell(str(problem))
+        return problem.code
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the configuration, run DVC, put outputs back where it failed, print the summary."""
+    from pawl import config, paths, schema
+    from pawl.problem import Problem
+    from scripts import worker
+
+    started = time.time()
+    params = config.load(paths.PARAMS)
+    check_columns(params, schema.load(paths.SCHEMA))
+    paths.STAGES.unlink(missing_ok=True)
+    with worker.Worker() as warm:
+        check_estimator(warm)
+        with kept() as put_back:
+            try:
+                ran, cached = reproduce(args, warm)
+            except KeyboardInterrupt:
+                put_back()
+                environment.tell("interrupted; outputs are what they were before")
+                return 130
+            except BaseException as error:
+                put_back()
+                code = next((entry["code"] for entry in _stages() if entry["code"]), None)
+                if code is None:  # DVC's own trouble: no stage has spoken
+                    if args.debug or not isinstance(error, Exception):
+                        raise
+                    cause = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
+                    raise Problem(f"DVC stopped: {cause[:300]}", where="dvc.yaml, dvc.lock", fix="a conflict in dvc.lock: `make relock`; anything else: see DVC's message") from error
+                environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
+                return code
+    print(summary(params.task, ran, cached, time.time() - started))
+    return 0
+
+
+def check_columns(params: Any, known: Any) -> None:
+    """Raise Problem if params.yaml names a column that schema.yaml does not have."""
+    from pawl import paths, schema
+
+    columns = params.columns
+    names = {"target": params.target, "columns.id": columns.id, "columns.time": columns.time, "columns.group": columns.group, "columns.split": columns.split}
+    lists = {"columns.ignore": columns.ignore, "evaluate.slices": params.evaluate.slices, "prepare.drop_missing": params.prepare.drop_missing, "validate.allow_leakage": params.validate.allow_leakage}
+    for key, listed in lists.items():
+        names |= {f"{key}[{number}]": name for number, name in enumerate(listed)}
+    schema.check_names(known, names, where=paths.PARAMS)
+
+
+def check_estimator(warm: Any) -> None:
+    """Raise SystemExit unless the estimator and its parameters exist. It costs an import of seconds, so that what was found right is noted."""
+    from pawl import paths
+    from scripts import worker
+
+    noted = paths.STATE / "checked"
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in (paths.PARAMS, paths.LOCK, Path("src/task/model.py")))).hexdigest()
+    if noted.exists() and noted.read_text() == state:
+        return
+    warm.start()
+    code = worker.ask("check")
+    if code is None:
+        code = worker.perform("check")
+    if code:
+        raise SystemExit(code)
+    noted.parent.mkdir(exist_ok=True)
+    noted.write_text(state)
+
+
+def reproduce(args: argparse.Namespace, warm: Any) -> tuple[list[str], list[str]]:
+    """Run `dvc repro` in this process; return the stages that ran, and those that came from the run cache."""
+    from dvc.repo import Repo
+
+    ran: list[str] = []
+    cached: list[str] = []
+
+    class Progress(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            words = str(record.msg)
+            if words.startswith("Running stage"):
+                ran.append(str(record.args[0]))  # type: ignore[index]  # DVC passes the stage's name
+                if ran[-1] != "fingerprint":
+                    warm.start()
+                    _show(f"{ran[-1]} ...")
+            elif words.startswith("Stage '%s' is cached"):
+                cached.append(str(record.args[0]))  # type: ignore[index]  # same
+
+    log = logging.getLogger("dvc")
+    log.setLevel(logging.INFO)
+    before, log.handlers, log.propagate = log.handlers, [Progress()], False  # what DVC would print is in the summary
+    offline = {"core": {"analytics": False, "check_update": False, "no_scm": not Path(".git").exists()}}
+    try:
+        with Repo(config=offline) as repo:
+            repo.reproduce(args.stages or None, force=args.force, run_cache=not args.no_run_cache)
+    finally:
+        log.handlers = before
+    return [stage for stage in ran if stage != "fingerprint"], cached
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[Any]:
+    """Keep hard links to every output: DVC removes a stage's outputs before it runs it. Yields the function that puts them back."""
+    from pawl import paths
+
+    folder = paths.STATE / "before"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in map(Path, OUTPUTS):
+        if name.is_dir():
+            shutil.copytree(name, folder / name, copy_function=_link, symlinks=True)
+        elif name.exists():
+            shutil.copy2(name, folder / name)
+
+    def put_back() -> None:
+        for name in map(Path, OUTPUTS):
+            shutil.rmtree(name, ignore_errors=True) if name.is_dir() else name.unlink(missing_ok=True)
+            if (folder / name).exists():
+                shutil.move(folder / name, name)
+
+    try:
+        yield put_back
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    # metrics.json is not of DVC's: a stage may write into the same file.
+    if source.endswith("metrics.json"):
+        shutil.copy2(source, target)
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextlib.contextmanager
+def only_run() -> Iterator[None]:
+    """Refuse a second run of the same project at the same time."""
+    from pawl import paths
+    from pawl.problem import Unreachable
+
+    paths.STATE.mkdir(exist_ok=True)
+    with (paths.STATE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Unreachable("another run of this project is going on", where=Path.cwd(), fix="wait for it, or end it") from error
+        yield
+
+
+def workspace(example: str) -> Path:
+    """Return a folder where an example runs: this project's code with the example's configuration and outputs of its own."""
+    from pawl.config import refuse_name
+
+    given = Path("examples") / example
+    if not (given / "params.yaml").exists():
+        refuse_name(f"--example {example}", example, sorted(path.parent.name for path in Path("examples").glob("*/params.yaml")), where="examples/")
+    folder = (Path(".pawl/examples") / example).absolute()
+    for name in ("src", "scripts", "requirements"):
+        shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", given / "params.yaml", given / "schema.yaml"):
+        shutil.copy2(name, folder / Path(name).name)
+    (folder / ".dvc").mkdir(exist_ok=True)
+    shutil.copy2(".dvc/config", folder / ".dvc/config")
+    return folder
+
+
+def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str:
+    """Return the one screen that ends a run."""
+    from pawl import paths
+
+    report = json.loads(paths.METRICS.read_text())
+    manifest = json.loads((paths.BUNDLE / "manifest.json").read_text())
+    splits = json.loads(paths.SPLITS.read_text())
+    test = report["test"]
+    lines = ["", f"{manifest['model'].rpartition('.')[2]} for {manifest['target']}, on {max(value['n'] for value in test.values()):,} test rows  ({manifest['digest'][:19]})", ""]
+    lines.append(f"  {'metric':<12} {'test':>8}  {'95 % interval':<18} {'valid':>8} {'train':>8}")
+    for name in HEADLINE[task]:
+        value = test[name]
+        others = "".join(f" {_number(report[split][name]['value']):>8}" for split in ("valid", "train"))
+        lines.append(f"  {name:<12} {_number(value['value']):>8}  {_number(value['low'])} to {_number(value['high']):<9}".ljust(42) + others)
+    shares = ", ".join(f"{name} {entry['rows']:,}" for name, entry in splits["splits"].items())
+    lines += ["", f"  rows         {shares}" + "".join(f"; {count:,} dropped: {reason}" for reason, count in splits["dropped"].items() if count)]
+    lines += [f"  warning      {text}" for text in splits["warnings"]]
+    times = {entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran}
+    order = ("ingest", "validate", "prepare", "featurize", "train", "evaluate")
+    lines.append(f"  ran          {', '.join(times.values()) or 'nothing: no input changed'}")
+    if unchanged := [name for name in order if name not in ran and name not in cached]:
+        lines.append(f"  unchanged    {', '.join(unchanged)}")
+    if cached:
+        lines.append(f"  from cache   {', '.join(cached)}")
+    lines.append(f"  in all       {seconds:.1f} s")
+    where = "" if Path.cwd().parent.name != "examples" else f"  (in {Path.cwd()})"
+    lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}", "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did"]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _stages() -> list[dict[str, Any]]:
+    from pawl import paths
+
+    return [json.loads(line) for line in paths.STAGES.read_text().splitlines()] if paths.STAGES.exists() else []
+
+
+def _show(text: str) -> None:
+    """Say what goes on, on a terminal only: CI's log needs no progress."""
+    if sys.stderr.isatty() and not os.environ.get("CI"):
+        environment.tell(text)
+
+
+if __name__ == "__main__":
+    environment.reenter("scripts.run", sys.argv[1:])
+    raise SystemExit(main())

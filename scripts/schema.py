@@ -1,0 +1,168 @@
+"""Infer schema.yaml from the table that params.yaml names. Rules of columns that are in the file already stay as people left them.
+
+python -m scripts.schema            adds new columns, removes those that are gone
+python -m scripts.schema --force    infers every column again
+"""
+
+import argparse
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pawl import config, paths, source
+from pawl.problem import Problem
+
+MOST_VALUES = 200  # more distinct values than this make a text, not a category
+MISSING_STEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?")
+
+
+class Seen:
+    """What one column's cells were, over the whole table."""
+
+    def __init__(self) -> None:
+        self.rows = self.missing = 0
+        self.kinds = {"integer", "number", "boolean", "datetime"}
+        self.values: set[str] = set()
+        self.total, self.least, self.most = 0.0, math.inf, -math.inf
+
+    def add(self, column: Any) -> None:
+        """Take in a pyarrow array."""
+        self.rows += len(column)
+        self.missing += column.null_count
+        for entry in column.value_counts().to_pylist():
+            value, count = entry["values"], entry["counts"]
+            if value is not None:
+                self._value(str(value).lower() if isinstance(value, bool) else str(value), count)
+
+    def _value(self, text: str, count: int) -> None:
+        if len(self.values) <= MOST_VALUES:
+            self.values.add(text)
+        number = _number(text) if self.kinds & {"integer", "number"} else None
+        if number is None:
+            self.kinds -= {"integer", "number"}
+        else:
+            self.total += abs(number) * count
+            self.least, self.most = min(self.least, number), max(self.most, number)
+            if not number.is_integer():
+                self.kinds.discard("integer")
+        if text.lower() not in {"true", "false"}:
+            self.kinds.discard("boolean")
+        if "datetime" in self.kinds and not DATE.fullmatch(text):
+            self.kinds.discard("datetime")
+
+    def rules(self, *, label: bool, role: bool) -> dict[str, Any]:
+        """Return the column's entry in schema.yaml. A label is a category whatever it looks like; a column with another role gets new values all the time."""
+        known = self.rows - self.missing
+        dtype = next((kind for kind in ("boolean", "integer", "number", "datetime") if kind in self.kinds and known), None)
+        if dtype is None or (label and dtype != "datetime"):
+            dtype = "category" if len(self.values) <= MOST_VALUES else "text"
+        found: dict[str, Any] = {"dtype": dtype}
+        share = self.missing / max(self.rows, 1)
+        if share:
+            found["missing"] = next(step for step in MISSING_STEPS if step >= min(1.0, share * 1.2))
+        if dtype in {"integer", "number"}:
+            if self.least >= 0:
+                found["min"] = 0
+            if size := self.total / max(known, 1):
+                found["scale"] = float(f"{size:.3g}")
+        if dtype == "category" and role:
+            found["dtype"] = "text"
+        elif dtype == "category":
+            found["values"] = sorted(self.values)
+        return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in text else None
+
+
+def infer(params: config.Params) -> dict[str, dict[str, Any]]:
+    """Return {column: rules} of the whole table."""
+    from task import data
+
+    seen: dict[str, Seen] = {}
+    for _, given in source.batches(params.ingest):
+        batch = data.tidy(given)
+        for name in batch.schema.names:
+            renames = params.ingest.replace.get(name, {})
+            column = batch.column(name)
+            if renames:
+                column = _renamed(column, renames)
+            seen.setdefault(name, Seen()).add(column)
+    return {name: column.rules(label=name == params.target and params.task != "regression", role=name in params.roles - {params.target}) for name, column in seen.items()}
+
+
+def _renamed(column: Any, renames: dict[str, str]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([renames.get(value, value) for value in column.cast("string").to_pylist()], pa.string())
+
+
+def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[str], list[str]]:
+    """Return the new file, the columns that are new in it, and those that went. Entries that stay keep their text, comments too."""
+    kept = _entries(old)
+    head = old[: old.index("columns:")] if "columns:" in old else "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
+    blocks = [kept.get(name) or "  " + _entry(name, rules) for name, rules in inferred.items()]
+    return head + "columns:\n" + "".join(blocks), [name for name in inferred if name not in kept], [name for name in kept if name not in inferred]
+
+
+def _entry(name: str, rules: dict[str, Any]) -> str:
+    flow = yaml.safe_dump(rules, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
+    return f"{yaml.safe_dump(name, allow_unicode=True).removesuffix('...' + chr(10)).strip()}: {flow}\n"
+
+
+def _entries(old: str) -> dict[str, str]:
+    """Return {column: its lines} of a schema file, comments before an entry included."""
+    node = yaml.compose(old) if old.strip() else None
+    columns = next((value for key, value in node.value if key.value == "columns"), None) if isinstance(node, yaml.MappingNode) else None
+    if not isinstance(columns, yaml.MappingNode) or columns.flow_style:
+        return {}
+    lines = old.splitlines(keepends=True)
+    starts = [key.start_mark.line for key, _ in columns.value]
+    starts = [_with_comments(lines, start) for start in starts] + [len(lines)]
+    return {str(key.value): "".join(lines[starts[number] : starts[number + 1]]) for number, (key, _) in enumerate(columns.value)}
+
+
+def _with_comments(lines: list[str], start: int) -> int:
+    while lines[start - 1].strip().startswith("#"):
+        start -= 1
+    return start
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write schema.yaml and say what changed."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.schema", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--force", action="store_true", help="infer columns again whose rules are in the file")
+    parser.add_argument("--example", help="a folder in examples/")
+    args = parser.parse_args(argv)
+    folder = Path("examples") / args.example if args.example else Path()
+    try:
+        params = config.load(folder / paths.PARAMS)
+        inferred = infer(params)
+        path = folder / paths.SCHEMA
+        old = path.read_text() if path.exists() and not args.force else ""
+        new, added, gone = text_of(inferred, old)
+        if params.target not in inferred:
+            config.refuse_name(f"target: {params.target}", params.target, list(inferred), where=str(folder / paths.PARAMS))
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return problem.code
+    path.write_text(new)
+    print(f"{path}: {len(inferred)} columns; new: {', '.join(added) or 'none'}; removed: {', '.join(gone) or 'none'}; kept as they were: {len(inferred) - len(added)}")
+    for name in added:
+        print("  " + _entry(name, inferred[name]).strip()[:98])
+    print("next: read schema.yaml, tighten it where you know more, then `make run`")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""A process with the heavy libraries imported, from which stages are forked: a run pays for the imports once.
+
+`scripts.run` starts it; `scripts.stage` asks it. Without one, or where fork is not safe (macOS), a stage imports by itself.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ADDRESS = "PAWL_WORKER"  # the socket's path, in the environment of the stages
+
+
+class Worker:
+    """The worker of one run. `with Worker() as worker` ends it."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        if self.folder:
+            self.folder.cleanup()
+        os.environ.pop(ADDRESS, None)
+
+    def start(self) -> None:
+        """Start it unless it runs. Its imports go on while this process does."""
+        if self.process or sys.platform != "linux":
+            return
+        self.folder = tempfile.TemporaryDirectory(prefix="pawl-")
+        os.environ[ADDRESS] = str(Path(self.folder.name) / "socket")
+        self.process = subprocess.Popen([sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]])  # noqa: S603 - our own module
+        for _ in iter(lambda: not Path(os.environ[ADDRESS]).exists() and self.process.poll() is None, False):  # type: ignore[union-attr]
+            os.sched_yield()
+
+
+def ask(job: str) -> int | None:
+    """Have the worker run a stage, or `check`; return its exit code, or None where there is no worker."""
+    address = os.environ.get(ADDRESS)
+    if not address or not Path(address).exists():
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [job.encode()], [0, 1, 2])
+            answer = connection.recv(1)
+        except ConnectionError:
+            return None
+        return answer[0] if answer else 1
+
+
+def serve(address: str) -> None:
+    """Fork one child per request until killed, or until the run that started this is gone."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address + ".new")
+        listener.listen()
+        Path(address + ".new").rename(address)
+        parent = os.getppid()
+        warm()
+        listener.settimeout(1.0)
+        while os.getppid() == parent:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(None)
+                job, descriptors, *_ = socket.recv_fds(connection, 64, 3)
+                code = _child(job.decode(), descriptors)
+                connection.sendall(bytes([code]))
+
+
+def warm() -> None:
+    """Import what the heavy stages import."""
+    import lightgbm
+    import pandas  # noqa: ICN001 - imported to be there, not to be used
+    import pyarrow.parquet
+    import scipy.stats
+    import skops.io
+    import sklearn.compose
+    import sklearn.metrics
+    import sklearn.preprocessing  # noqa: F401 - all of these are imported for the children
+
+    from pawl.pipeline import evaluate, featurize, train  # noqa: F401 - same
+
+
+def _child(job: str, descriptors: list[int]) -> int:
+    pid = os.fork()
+    if pid:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF
+    code = 1
+    try:
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+        code = perform(job)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def perform(job: str) -> int:
+    """Run a stage, or check the estimator that params.yaml names; return the exit code."""
+    from pawl import config, estimator, paths
+    from pawl.problem import Problem
+    from scripts import stage
+
+    if job != "check":
+        return stage.run(job)
+    try:
+        params = config.load(paths.PARAMS)
+        estimator.check(params.problem, params.train)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return problem.code
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

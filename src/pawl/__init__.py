@@ -1,0 +1,1 @@
+"""The machinery around your task: pipeline, bundle, and what comes after."""

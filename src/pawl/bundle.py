@@ -1,0 +1,194 @@
+"""The bundle: the one artifact that is evaluated, registered, shipped and served. No pickle anywhere.
+
+models/bundle/  manifest.json   what it is, and size and SHA-256 of every other file
+                pipeline.skops  features and estimator, joined; the same bytes for the same content
+                golden.json     records with the predictions that every copy must reproduce
+                trained_on.npy  sorted 64-bit hashes of the ids of the rows it has seen
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pawl import frames
+from pawl.problem import Problem
+
+FORMAT = 1
+MANIFEST, PIPELINE, GOLDEN, TRAINED_ON = "manifest.json", "pipeline.skops", "golden.json", "trained_on.npy"
+# What a bundle may hold beside what skops trusts by itself. A name that ends in a dot stands for all below it.
+ALLOWED = (
+    "collections.OrderedDict",
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
+    "lightgbm.sklearn.LGBMRanker",
+    "sklearn._loss.link.",
+    "sklearn._loss.loss.",
+    "sklearn._loss._loss.",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.preprocessing.",
+    "sklearn.utils._bunch.Bunch",
+    "task.",
+)
+
+
+class Bundle(NamedTuple):
+    """A loaded bundle."""
+
+    pipeline: Any
+    manifest: dict[str, Any]
+    golden: dict[str, Any]
+    trained_on: npt.NDArray[np.uint64]
+
+    @property
+    def digest(self) -> str:
+        """Return the model's identity."""
+        return str(self.manifest["digest"])
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Return {feature: dtype}: what a record may hold."""
+        return dict(self.manifest["features"])
+
+    def predict(self, frame: Any) -> tuple[Any, Any]:
+        """Return (predictions, probabilities) for a frame made by `frames`: label numbers, shape (n,), and shape (n, k); values and None for regression."""
+        return predict(self.pipeline, self.manifest["task"], self.manifest["threshold"], frame)
+
+    def predict_records(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Any], Any]:
+        """Return (labels or values, probabilities or None) for records as they come over HTTP."""
+        predictions, probabilities = self.predict(frames.from_records(records, self.dtypes))
+        labels = self.manifest["labels"]
+        return ([labels[number] for number in predictions] if labels else predictions.tolist()), probabilities
+
+
+def predict(pipeline: Any, task: str, threshold: float, frame: Any) -> tuple[Any, Any]:
+    """Return (predictions, probabilities) as Bundle.predict does."""
+    if task == "regression":
+        return np.asarray(pipeline.predict(frame), dtype=float), None
+    probabilities = pipeline.predict_proba(frame)
+    if task == "binary":
+        return (probabilities[:, 1] >= threshold).astype(np.int64), probabilities
+    return probabilities.argmax(axis=1), probabilities
+
+
+def save(folder: Path, *, pipeline: Any, manifest: Mapping[str, Any], made_by: Mapping[str, Any], golden: Sequence[Mapping[str, Any]], trained_on: npt.NDArray[np.uint64]) -> Bundle:
+    """Write a bundle and return it as it loads. `made_by` (commit, versions) is not part of its identity.
+
+    Raise Problem if the pipeline holds a type that is not allowed, or predicts something else once stored.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = dump(pipeline)
+    unknown = untrusted(stored)
+    if unknown:
+        raise Problem(
+            f"the pipeline holds types that a bundle may not: {', '.join(unknown)}",
+            where="train.model, src/task",
+            fix="use scikit-learn's or LightGBM's estimators, or define the class in src/task",
+        )
+    (folder / PIPELINE).write_bytes(stored)
+    dtypes = dict(manifest["features"])
+    predictions, probabilities = predict(pipeline, manifest["task"], manifest["threshold"], frames.from_records(golden, dtypes))
+    answers = {"predictions": predictions.tolist(), "probabilities": None if probabilities is None else probabilities.tolist()}
+    (folder / GOLDEN).write_text(json.dumps({"records": list(golden), **answers}, indent=1) + "\n")
+    np.save(folder / TRAINED_ON, np.sort(trained_on))
+    files = {name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size} for name in (GOLDEN, PIPELINE, TRAINED_ON)}
+    content = {"format": FORMAT, **manifest, "files": files}
+    digest = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps({**content, "digest": digest, "made_by": dict(made_by)}, indent=2) + "\n")
+    bundle = load(folder)
+    if check_golden(bundle):
+        raise Problem("the stored pipeline does not predict what the fitted one does", where=folder, fix="an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit")
+    return bundle
+
+
+def load(folder: Path) -> Bundle:
+    """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest.get("format") != FORMAT:
+            raise Problem(f"bundle format {manifest.get('format')} is not {FORMAT}", where=folder, fix="train again with this version")
+        content = {key: value for key, value in manifest.items() if key not in {"digest", "made_by"}}
+        if manifest["digest"] != "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
+            raise Problem("the manifest is not the one that was written: its digest differs", where=folder / MANIFEST, fix="fetch the bundle again")
+        if set(manifest["files"]) != {GOLDEN, PIPELINE, TRAINED_ON}:
+            raise Problem(f"the manifest lists {sorted(manifest['files'])}", where=folder / MANIFEST, fix="fetch the bundle again")
+        for name, expected in manifest["files"].items():
+            size = (folder / name).stat().st_size
+            if size != expected["size"] or _sha256(folder / name) != expected["sha256"]:
+                raise Problem(f"{name} is not the file that was written: {size} bytes, expected {expected['size']}; or its SHA-256 differs", where=folder / name, fix="fetch the bundle again")
+    except FileNotFoundError as error:
+        raise Problem("not a complete bundle", where=error.filename or folder, fix="run `make run`, or `make pull`") from error
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise Problem(f"the manifest cannot be read: {error!r}", where=folder / MANIFEST, fix="fetch the bundle again") from error
+    stored = (folder / PIPELINE).read_bytes()
+    unknown = untrusted(stored)
+    if unknown:
+        raise Problem(f"refused: the pipeline holds types that are not allowed: {', '.join(unknown)}", where=folder / PIPELINE, fix="do not use this file")
+    import skops.io
+
+    pipeline = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
+    golden = json.loads((folder / GOLDEN).read_text())
+    return Bundle(pipeline, manifest, golden, np.load(folder / TRAINED_ON, allow_pickle=False))
+
+
+def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
+    """Return the numbers of the golden rows whose prediction differs by more than the tolerance."""
+    predictions, probabilities = bundle.predict(frames.from_records(bundle.golden["records"], bundle.dtypes))
+    got, expected = (predictions, bundle.golden["predictions"]) if probabilities is None else (probabilities, bundle.golden["probabilities"])
+    difference = np.abs(np.asarray(got, dtype=float) - np.asarray(expected, dtype=float)).reshape(len(predictions), -1).max(axis=1)
+    return [int(row) for row in np.flatnonzero(~(difference <= tolerance))]
+
+
+def untrusted(stored: bytes) -> list[str]:
+    """Return the types in a skops file that ALLOWED does not name."""
+    import skops.io
+
+    named = skops.io.get_untrusted_types(data=stored)
+    return [name for name in named if not any(name == allowed or (allowed.endswith(".") and name.startswith(allowed)) for allowed in ALLOWED)]
+
+
+def dump(fitted: Any) -> bytes:
+    """Return an object in skops' format, the same bytes for the same content: without times, and with ids counted instead of addresses."""
+    import skops.io
+
+    try:
+        given = zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted)))
+    except (TypeError, skops.io.exceptions.UnsupportedTypeException, AttributeError) as error:
+        raise Problem(f"the pipeline cannot be stored without pickle: {error}", where="train.model, src/task", fix="use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task") from error
+    schema = json.loads(given.read("schema.json"))
+    ids: dict[int, int] = {}
+    members: dict[str, str] = {}
+    for node in _nodes(schema):
+        if "__id__" in node:
+            node["__id__"] = ids.setdefault(node["__id__"], len(ids))
+        if isinstance(node.get("file"), str):
+            name = node["file"]
+            node["file"] = members.setdefault(name, f"{len(members)}{Path(name).suffix}")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as out:
+        for old, new in members.items():
+            out.writestr(zipfile.ZipInfo(new), given.read(old))
+        out.writestr(zipfile.ZipInfo("schema.json"), json.dumps(schema))
+    return buffer.getvalue()
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _nodes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _nodes(inner)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

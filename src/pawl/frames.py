@@ -1,0 +1,60 @@
+"""The one way from records to the frame that a pipeline takes, in training and in serving alike.
+
+Numbers are float64 and missing ones NaN; categories are str and missing ones NaN, never None:
+scikit-learn's encoders take None for an unknown category where they learned NaN as a missing one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def from_table(table: Any, dtypes: Mapping[str, str]) -> Any:
+    """Return a pandas.DataFrame of the columns {name: dtype} of a pyarrow table or batch."""
+    import numpy as np
+    import pandas as pd
+
+    def column(name: str, dtype: str) -> Any:
+        values = table.column(name)
+        if dtype in {"integer", "number", "boolean"}:
+            return values.cast("double").to_pandas()
+        if dtype == "datetime":
+            return values.to_pandas()
+        return values.to_pandas().astype(object).where(~np.asarray(values.is_null()), np.nan)
+
+    return pd.DataFrame({name: column(name, dtype) for name, dtype in dtypes.items()})
+
+
+def from_records(records: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]) -> Any:
+    """Return the same frame from records; an absent key is a missing value."""
+    import numpy as np
+    import pandas as pd
+
+    def column(name: str, dtype: str) -> Any:
+        values = [record.get(name) for record in records]
+        if dtype in {"integer", "number", "boolean"}:
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        if dtype == "datetime":
+            return pd.to_datetime(pd.Series(values, dtype=object)).astype("datetime64[us]")
+        return np.array([np.nan if value is None else str(value) for value in values], dtype=object)
+
+    return pd.DataFrame({name: column(name, dtype) for name, dtype in dtypes.items()})
+
+
+def write_matrix(features: Any, path: Path) -> None:
+    """Store a matrix, shape (n, features), as path.npz where it is sparse, as path.npy where it is not."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    if sp.issparse(features):
+        sp.save_npz(path.with_suffix(".npz"), sp.csr_matrix(features), compressed=False)
+    else:
+        np.save(path.with_suffix(".npy"), np.ascontiguousarray(features, dtype=np.float64))
+
+
+def read_matrix(path: Path) -> Any:
+    """Return what `write_matrix` stored."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    return sp.load_npz(path.with_suffix(".npz")) if path.with_suffix(".npz").exists() else np.load(path.with_suffix(".npy"), mmap_mode="r")

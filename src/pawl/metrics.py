@@ -1,0 +1,206 @@
+"""The standard metrics, each with a 95 % interval. Pure: arrays in, numbers out.
+
+binary: accuracy, balanced_accuracy, precision, recall, f1 (of the positive label), f1_macro, f1_weighted, roc_auc, average_precision, log_loss, brier, ece
+multiclass: accuracy, balanced_accuracy, precision_macro, recall_macro, f1_macro, f1_weighted, roc_auc (one against the rest, mean), log_loss, ece
+regression: mae, rmse, r2, median_ae
+
+Intervals: Wilson for shares; the influence of each row for means and roc_auc (DeLong's for two classes); multinomial draws of the
+confusion matrix for what is a function of it, and of score bins for average_precision and ece; resampled rows for a task's own metrics.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Custom = Mapping[str, Callable[[Any, Any, Any], float]]
+Z = 1.959963984540054
+DRAWS = 1000
+SCORE_BINS = 1000
+CALIBRATION_BINS = 15
+
+
+class Estimate(NamedTuple):
+    """A metric's value, its 95 % interval, and the rows it is from. NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def classification(y: Ints, probabilities: Floats, prediction: Ints, *, seed: int, custom: Custom | None = None, resamples: int = 200) -> dict[str, Estimate]:
+    """Return every metric of a classifier. y, prediction: label numbers, shape (n,); probabilities: shape (n, k); for k = 2 the label 1 is positive."""
+    rng = np.random.default_rng(seed)
+    count, classes = probabilities.shape
+    matrix = np.bincount(y * classes + prediction, minlength=classes * classes).reshape(1, classes, classes)
+    draws = rng.multinomial(count, matrix.ravel() / count, DRAWS).reshape(-1, classes, classes)
+    found = {"accuracy": wilson(int(np.trace(matrix[0])), count)}
+    for name, function in _of_confusion(classes).items():
+        found[name] = _from_draws(function(matrix)[0], function(draws), count)
+    if classes == 2:
+        positive = probabilities[:, 1]
+        (_, wrong), (missed, hit) = matrix[0]
+        found["precision"] = wilson(int(hit), int(hit + wrong))
+        found["recall"] = wilson(int(hit), int(hit + missed))
+        found["average_precision"] = _average_precision(y, positive, rng)
+        found["brier"] = mean((positive - y) ** 2)
+    found["roc_auc"] = roc_auc(y, probabilities)
+    chosen = np.clip(probabilities[np.arange(count), y], np.finfo(float).eps, 1.0)
+    found["log_loss"] = mean(-np.log(chosen))
+    found["ece"] = _ece(y, probabilities, rng)
+    return found | _custom(custom, y, prediction, probabilities, rng, resamples)
+
+
+def regression(y: Floats, prediction: Floats, *, seed: int, custom: Custom | None = None, resamples: int = 200) -> dict[str, Estimate]:
+    """Return every metric of a regressor. y, prediction: shape (n,), in the target's unit."""
+    rng = np.random.default_rng(seed)
+    error = np.abs(y - prediction)
+    squared, deviation = error**2, (y - y.mean()) ** 2
+    mse, variance = squared.mean(), deviation.mean()
+    found = {"mae": mean(error)}
+    rmse = float(np.sqrt(mse))
+    found["rmse"] = _from_influence(rmse, (squared - mse) / (2 * rmse) if rmse else squared * 0)
+    share = mse / variance if variance else np.nan
+    found["r2"] = _from_influence(float(1 - share), (share * deviation - squared) / variance if variance else squared * np.nan)
+    order = np.sort(error)
+    half = Z * np.sqrt(len(y)) / 2  # the order statistics around the median
+    low, high = (order[int(np.clip(len(y) / 2 + side * half, 0, len(y) - 1))] for side in (-1, 1))
+    found["median_ae"] = Estimate(float(np.median(error)), float(low), float(high), len(y))
+    return found | _custom(custom, y, prediction, None, rng, resamples)
+
+
+def wilson(hits: int, count: int) -> Estimate:
+    """Return a share with Wilson's score interval."""
+    if count == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    share, square = hits / count, Z * Z / count
+    middle = (share + square / 2) / (1 + square)
+    half = Z / (1 + square) * np.sqrt(share * (1 - share) / count + square / (4 * count))
+    return Estimate(share, float(min(middle - half, share)), float(max(middle + half, share)), count)
+
+
+def mean(values: Floats) -> Estimate:
+    """Return a mean with its normal interval."""
+    return _from_influence(float(values.mean()), values - values.mean())
+
+
+def roc_auc(y: Ints, probabilities: Floats) -> Estimate:
+    """Return the area under the ROC curve; for more than two classes the mean of each against the rest."""
+    classes = probabilities.shape[1]
+    parts = [auc_influence(y == label, probabilities[:, label]) for label in ([1] if classes == 2 else range(classes))]
+    return _from_influence(float(np.mean([area for area, _ in parts])), np.mean([influence for _, influence in parts], axis=0))
+
+
+def auc_influence(positive: npt.NDArray[np.bool_], score: Floats) -> tuple[float, Floats]:
+    """Return the AUC and the influence of each row on it, shape (n,): DeLong's placement values, over their class's share of the rows."""
+    from scipy.stats import rankdata
+
+    hits, others = int(positive.sum()), int((~positive).sum())
+    if hits == 0 or others == 0:
+        return float("nan"), np.full(len(score), np.nan)
+    everywhere, within = rankdata(score), np.empty(len(score))
+    within[positive], within[~positive] = rankdata(score[positive]), rankdata(score[~positive])
+    placement = np.where(positive, (everywhere - within) / others, 1 - (everywhere - within) / hits)
+    area = float(placement[positive].mean())
+    share = np.where(positive, hits, others) / len(score)
+    return area, (placement - area) / share
+
+
+def _from_influence(value: float, influence: Floats) -> Estimate:
+    half = Z * float(influence.std()) / np.sqrt(len(influence))
+    return Estimate(value, value - half, value + half, len(influence))
+
+
+def _from_draws(value: float, draws: Floats, count: int) -> Estimate:
+    if np.isnan(value) or np.isnan(draws).all():
+        return Estimate(float(value), np.nan, np.nan, count)
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Estimate(float(value), float(min(low, value)), float(max(high, value)), count)
+
+
+def _of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
+    """Return functions of confusion matrices, shape (r, k, k) -> (r,). Undefined shares count as 0, as in scikit-learn."""
+
+    def part(numerator: Any, denominator: Any) -> Any:
+        return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator), dtype=float), where=np.asarray(denominator) > 0)
+
+    def diagonal(matrices: Any) -> Any:
+        return matrices.diagonal(axis1=1, axis2=2)
+
+    def recall(matrices: Any) -> Any:
+        return part(diagonal(matrices), matrices.sum(2))
+
+    def precision(matrices: Any) -> Any:
+        return part(diagonal(matrices), matrices.sum(1))
+
+    def f1(matrices: Any) -> Any:
+        return part(2 * diagonal(matrices), matrices.sum(1) + matrices.sum(2))
+
+    def seen(matrices: Any) -> Any:
+        return matrices.sum(2) + matrices.sum(1) > 0
+
+    def average(values: Any, where: Any) -> Any:
+        return part((values * where).sum(1), where.sum(1))
+
+    common: dict[str, Callable[[Any], Any]] = {
+        "balanced_accuracy": lambda matrices: average(recall(matrices), matrices.sum(2) > 0),
+        "f1_macro": lambda matrices: average(f1(matrices), seen(matrices)),
+        "f1_weighted": lambda matrices: average(f1(matrices), matrices.sum(2)),
+    }
+    if classes == 2:
+        return common | {"f1": lambda matrices: f1(matrices)[:, 1]}
+    return common | {
+        "precision_macro": lambda matrices: average(precision(matrices), seen(matrices)),
+        "recall_macro": lambda matrices: average(recall(matrices), seen(matrices)),
+    }
+
+
+def _average_precision(y: Ints, score: Floats, rng: np.random.Generator) -> Estimate:
+    """Return the average precision; its interval is of scores cut into at most SCORE_BINS bins of equal size."""
+    if not 0 < y.sum() < len(y):
+        return Estimate(np.nan, np.nan, np.nan, len(y))
+
+    def area(hits: Any, others: Any) -> Any:
+        true, false = hits.cumsum(-1), others.cumsum(-1)
+        return (hits * true / np.maximum(true + false, 1)).sum(-1) / np.maximum(hits.sum(-1), 1)
+
+    _, level = np.unique(-score, return_inverse=True)
+    exact = area(*(np.bincount(level, weights=side) for side in (y, 1 - y)))
+    levels = level.max() + 1
+    cut = level * SCORE_BINS // levels if levels > SCORE_BINS else level
+    cells = np.bincount(cut * 2 + y, minlength=2 * (cut.max() + 1))
+    draws = rng.multinomial(len(y), cells / len(y), DRAWS // 5).reshape(DRAWS // 5, -1, 2)
+    shift = exact - area(cells[1::2], cells[::2])  # what binning alone does
+    return _from_draws(float(exact), area(draws[..., 1], draws[..., 0]) + shift, len(y))
+
+
+def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
+    """Return the expected calibration error over CALIBRATION_BINS bins of equal width: of the positive label, or of the most probable one."""
+    binary = probabilities.shape[1] == 2
+    score = probabilities[:, 1] if binary else probabilities.max(axis=1)
+    hit = y == 1 if binary else y == probabilities.argmax(axis=1)
+    place = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    cell = place * 2 + hit
+    counts = np.bincount(cell, minlength=2 * CALIBRATION_BINS)
+    average = np.bincount(cell, weights=score, minlength=2 * CALIBRATION_BINS) / np.maximum(counts, 1)
+
+    def error(cells: Any) -> Any:
+        gap = (cells * (np.arange(2 * CALIBRATION_BINS) % 2 - average)).reshape(*cells.shape[:-1], CALIBRATION_BINS, 2).sum(-1)
+        return np.abs(gap).sum(-1) / len(y)
+
+    return _from_draws(float(error(counts)), error(rng.multinomial(len(y), counts / len(y), DRAWS)), len(y))
+
+
+def _custom(custom: Custom | None, y: Any, prediction: Any, probabilities: Any, rng: np.random.Generator, resamples: int) -> dict[str, Estimate]:
+    found = {}
+    for name, function in (custom or {}).items():
+        draws = []
+        for _ in range(resamples):
+            rows = rng.integers(0, len(y), len(y))
+            draws.append(function(y[rows], prediction[rows], None if probabilities is None else probabilities[rows]))
+        found[name] = _from_draws(float(function(y, prediction, probabilities)), np.array(draws, dtype=float), len(y))
+    return found

@@ -1,0 +1,24 @@
+"""Every file that a stage reads or writes, relative to the project's root, which is the working directory."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+SCHEMA = Path("schema.yaml")
+LOCK = Path("requirements/pipeline.txt")
+
+SOURCE = Path("data/source.json")
+RAW = Path("data/raw.parquet")
+PREPARED = Path("data/prepared")
+FEATURES = Path("data/features")
+BUNDLE = Path("models/bundle")
+
+VALIDATION = Path("reports/validation.json")
+SPLITS = Path("reports/splits.json")
+METRICS = Path("reports/metrics.json")
+SLICES = Path("reports/slices.json")
+PREDICTIONS = Path("reports/predictions.parquet")
+PLOTS = Path("reports/plots")
+
+STATE = Path(".pawl")  # nothing in it is needed again
+DOWNLOADS = STATE / "downloads"
+STAGES = STATE / "stages.jsonl"  # what ran, how long it took

@@ -1,0 +1,119 @@
+"""source -> data/raw.parquet: the table as it came, with the types of schema.yaml and a row_id.
+
+A cell that does not have its column's type becomes null here and is reported by `validate`, together with every other broken rule.
+"""
+
+import json
+from typing import Any
+
+from pawl import paths, rows, source
+from pawl.config import Ingest, Task
+from pawl.problem import Problem
+from pawl.schema import Schema, arrow_types
+from task import data
+
+SHOWN = 10
+
+
+def run(task: Task, params: Ingest, schema: Schema) -> None:
+    """Stream the source into raw.parquet; raise Problem where a file cannot be read as a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = arrow_types(schema.dtypes())
+    names: dict[str, int] = {}
+    untyped: dict[str, dict[str, Any]] = {}
+    writer, fields, done = None, None, 0
+    paths.RAW.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for part, given in source.batches(params):
+            batch = data.tidy(given)
+            columns = {name: _replaced(batch.column(name), params.replace.get(name, {})) for name in batch.schema.names}
+            for name, column in columns.items():
+                if name in types:
+                    columns[name], bad = cast(column, types[name])
+                    if len(bad):
+                        note = untyped.setdefault(name, {"count": 0, "rows": []})
+                        note["count"] += len(bad)
+                        note["rows"] += (bad[: SHOWN - len(note["rows"])] + done + 1).tolist()
+            if part:
+                columns["split"] = pa.array([part] * batch.num_rows).dictionary_encode()
+            columns["row_id"] = _row_ids(pa.RecordBatch.from_pydict(columns), task, names)
+            typed = pa.RecordBatch.from_pydict(columns)
+            if writer is None:
+                # Declared columns in the order of the schema, so that a source may reorder its own; then what it has beyond them.
+                order = [name for name in types if name in columns] + [name for name in columns if name not in types]
+                fields = pa.schema([typed.schema.field(name) for name in order])
+                writer = pq.ParquetWriter(paths.RAW, fields, compression="zstd", compression_level=1, store_schema=True)
+            if set(typed.schema.names) != set(fields.names):
+                odd = sorted(set(typed.schema.names) ^ set(fields.names))
+                raise Problem(f"the files of the source have different columns: {', '.join(odd)}", where="ingest.source", fix="give files of one shape")
+            writer.write_batch(typed.select(fields.names).cast(fields))
+            done += batch.num_rows
+        if writer is not None:
+            writer.add_key_value_metadata({"untyped": json.dumps(untyped), "given_split": json.dumps("split" in fields.names and "split" not in types)})
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
+    """Return the pyarrow array as the wanted type, and the positions, shape (k,), of values that are not of it (null there)."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nothing = np.empty(0, dtype=np.int64)
+    if pa.types.is_dictionary(wanted) or pa.types.is_string(wanted):
+        text = column if pa.types.is_dictionary(column.type) else column.cast(pa.string())
+        return (text.cast(pa.string()).dictionary_encode() if pa.types.is_dictionary(wanted) else text.cast(pa.string())), nothing
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        return column.cast(wanted), nothing
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        encoded = column.dictionary_encode()
+    values = encoded.dictionary
+    if pa.types.is_integer(wanted) and pa.types.is_string(values.type):
+        values = pc.replace_substring_regex(values, r"\.0+$", "")  # "40.0" is the integer 40
+    cells = [_one(values[number : number + 1], wanted) for number in range(len(values))]
+    wrong = np.array([cell is None for cell in cells], dtype=bool)
+    typed = pa.concat_arrays([pa.nulls(1, wanted) if cell is None else cell for cell in cells])
+    index = encoded.indices
+    bad = np.flatnonzero(wrong[pc.fill_null(index, 0).to_numpy(zero_copy_only=False)] & ~index.is_null().to_numpy(zero_copy_only=False))
+    return typed.take(index), bad
+
+
+def _one(value: Any, wanted: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return value.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+
+
+def _replaced(column: Any, renames: dict[str, str]) -> Any:
+    """Return the column with values replaced as ingest.replace says."""
+    if not renames:
+        return column
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = column.cast(pa.string()).dictionary_encode()
+    values = pa.array([renames.get(value, value) for value in encoded.dictionary.to_pylist()], pa.string())
+    return pc.take(values, encoded.indices)
+
+
+def _row_ids(batch: Any, task: Task, seen: dict[Any, int]) -> Any:
+    """Return one id per row: the id column's value, or a hash of the content, numbered where the same row comes again."""
+    import pyarrow as pa
+
+    if task.columns.id and task.columns.id in batch.schema.names:
+        return batch.column(task.columns.id).cast(pa.string())
+    ids = []
+    for value in rows.hash_rows(batch, sorted(set(batch.schema.names) - {"split"})).tolist():
+        again = seen.get(value, 0)
+        seen[value] = again + 1
+        ids.append(f"{value:016x}-{again}" if again else f"{value:016x}")
+    return pa.array(ids)

@@ -1,0 +1,182 @@
+"""features -> models/bundle, reports/history.csv: fits the estimator, chooses the threshold, joins features and estimator into one artifact."""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+
+from pawl import bundle, estimator, frames, paths, rows
+from pawl.config import Task, ThresholdRule, Train
+from pawl.problem import Problem
+
+HISTORY = Path("reports/history.csv")
+GOLDEN_ROWS = 24
+
+
+def run(task: Task, params: Train) -> None:
+    """Write the bundle and the learning curves."""
+    import pyarrow.parquet as pq
+    import skops.io
+
+    tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
+    labels = labels_of(tables["train"].column(task.target), task)
+    y = {name: target(table.column(task.target), labels) for name, table in tables.items()}
+    features = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
+    model, history = fit(params, labels, features["train"], y["train"], features["valid"], y["valid"])
+    write_history(history)
+
+    stored = (paths.FEATURES / "transformer.skops").read_bytes()
+    if unknown := bundle.untrusted(stored):
+        raise Problem(f"the transformer holds types that a bundle may not: {', '.join(unknown)}", where="src/task/features.py", fix="use scikit-learn's transformers, or define the class in src/task")
+    transformer = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
+    dtypes = json.loads((paths.FEATURES / "features.json").read_text())["columns"]
+    threshold = choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1]) if task.task == "binary" else 0.5
+    bundle.save(
+        paths.BUNDLE,
+        pipeline=joined(transformer, model),
+        manifest={
+            "task": task.task,
+            "target": task.target,
+            "labels": labels,
+            "threshold": threshold,
+            "features": dtypes,
+            "feature_names": json.loads((paths.FEATURES / "features.json").read_text())["names"],
+            "model": params.model,
+            "rounds": getattr(model, "best_iteration_", None) or None,
+            "digests": {
+                "data": _digest(*(paths.PREPARED / f"{name}.parquet" for name in tables), *sorted(paths.FEATURES.iterdir())),
+                "params": hashlib.sha256(msgspec.json.encode([task, params], order="sorted")).hexdigest(),
+                "code": _digest(*_sources()),
+                "environment": _digest(paths.LOCK),
+            },
+        },
+        made_by={"commit": commit(), "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", "versions": {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")}},
+        golden=golden_records(tables["valid"], dtypes),
+        trained_on=rows.hash_column(tables["train"].column("row_id")),
+    )
+
+
+def labels_of(column: Any, task: Task) -> list[str]:
+    """Return the labels in order, the positive one last; none for regression."""
+    if task.task == "regression":
+        return []
+    found = sorted(str(value) for value in column.cast("string").unique().drop_null().to_pylist())
+    positive = str(task.positive)
+    return [label for label in found if label != positive] + [positive] if task.task == "binary" else found
+
+
+def target(column: Any, labels: Sequence[str]) -> Any:
+    """Return label numbers, or values for regression, shape (n,); raise Problem for a label that train does not have."""
+    if not labels:
+        return column.cast("double").to_numpy()
+    numbers = {label: number for number, label in enumerate(labels)}
+    encoded = column.cast("string").combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    if unknown := [value for value in values if value not in numbers]:
+        raise Problem(f"class {unknown[0]} has no row in the train split", where=paths.PREPARED, fix="bring more rows of it, or merge classes (ingest.replace in params.yaml)")
+    return np.array([numbers[value] for value in values], dtype=np.int64)[encoded.indices.to_numpy()]
+
+
+def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, dict[str, dict[str, list[float]]]]:
+    """Return the fitted estimator and its history {split: {metric: value per round}}, empty for estimators without rounds.
+
+    X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,).
+    """
+    model = estimator.make(params, labels)
+    if not estimator.is_lightgbm(params):
+        return model.fit(X, y), {}
+    import lightgbm
+
+    stop = [lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False)] if params.early_stopping else []
+    model.fit(X, y, eval_X=(X_valid, X), eval_y=(y_valid, y), eval_names=["valid", "train"], callbacks=stop)
+    return model, {split: {metric: list(values) for metric, values in curves.items()} for split, curves in model.evals_result_.items()}
+
+
+def joined(transformer: Any, model: Any) -> Any:
+    """Return the one pipeline from a record to a prediction."""
+    from sklearn.pipeline import Pipeline
+
+    return Pipeline([("features", transformer), ("model", model)])
+
+
+def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
+    """Return the threshold: as given, or the one that the rule prefers on these rows. y: 0 or 1, shape (n,); probability: of the positive label, shape (n,)."""
+    if not isinstance(threshold, ThresholdRule):
+        return float(threshold)
+    order = np.argsort(-probability, kind="stable")
+    score, hits = probability[order], np.cumsum(y[order])
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # rows of equal score are taken together
+    taken, hit, cut = last + 1, hits[last], score[last]
+    positives = max(int(y.sum()), 1)
+    precision, recall = hit / taken, hit / positives
+    if threshold.rule == "f_beta":
+        square = threshold.beta**2
+        worth = (1 + square) * hit / (square * positives + taken)
+    elif threshold.rule == "cost":
+        worth = -(threshold.false_positive * (taken - hit) + threshold.false_negative * (positives - hit))
+    else:
+        worth = np.where(precision >= threshold.precision, recall, -1.0)
+        if worth.max() < 0:
+            raise Problem(
+                f"no threshold reaches precision {threshold.precision} on the validation split; the best is {precision.max():.3f}", where=f"{paths.PARAMS}: threshold", fix="ask for less"
+            )
+    return float(cut[int(np.argmax(worth))])
+
+
+def golden_records(table: Any, dtypes: dict[str, str]) -> list[dict[str, Any]]:
+    """Return records that a served model must answer as here: rows of the validation split, and edges: nothing known, unknown categories, extremes."""
+    rows_ = table.select(list(dtypes)).slice(0, GOLDEN_ROWS).to_pylist()
+    numbers = [name for name, dtype in dtypes.items() if dtype in {"integer", "number"}]
+    first = rows_[0]
+    edges = [
+        dict.fromkeys(dtypes),
+        first | {name: "a category never seen" for name, dtype in dtypes.items() if dtype == "category"},
+        *({name: None if name == gone else value for name, value in first.items()} for gone in dtypes),
+        *(first | dict.fromkeys(numbers, extreme) for extreme in (0, -(10**6), 10**6)),
+    ]
+    return rows_ + edges
+
+
+def write_history(history: dict[str, dict[str, list[float]]]) -> None:
+    """Write the learning curves as a table: round, split, metric, value."""
+    HISTORY.parent.mkdir(parents=True, exist_ok=True)
+    with HISTORY.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["round", "split", "metric", "value"])
+        writer.writerows((number, split, metric, value) for split, curves in history.items() for metric, values in curves.items() for number, value in enumerate(values, 1))
+
+
+def commit() -> str | None:
+    """Return the commit that is trained, marked where files differ from it; PAWL_COMMIT where there is no checkout."""
+    if given := os.environ.get("PAWL_COMMIT"):
+        return given
+    try:
+        name, changed = (subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip() for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]))  # noqa: S603, S607 - git of this machine
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    # What a run itself writes is no difference.
+    return name + ("-dirty" if any(line.split()[-1] not in {"dvc.lock", "reports/metrics.json"} for line in changed.splitlines()) else "")
+
+
+def _sources() -> list[Path]:
+    """Return the modules that dvc.yaml says training depends on."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    return sorted(Path(dep) for dep in stages["train"]["deps"] if dep.endswith(".py"))
+
+
+def _digest(*files: Path) -> str:
+    """Return the SHA-256 over names and contents."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

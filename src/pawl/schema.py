@@ -1,0 +1,81 @@
+"""schema.yaml: what each column must look like. Inferred once, then edited by people."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pawl.config import Section, Share, read_yaml, refuse_name
+from pawl.problem import Problem
+
+Dtype = Literal["integer", "number", "boolean", "category", "text", "datetime"]
+
+
+class Column(Section):
+    """The rules of one column. A rule that is absent is not checked, but for missing values: none are allowed unless a share is named."""
+
+    dtype: Dtype
+    missing: Share = 0.0  # the largest share of missing values
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str, ...] | None = None  # any other category is an error
+    unique: bool = False
+    scale: float | None = None  # mean absolute value when inferred: a unit that changed shows here
+    public: bool = False  # its cell values may be printed in files that leave the machine
+
+
+class Schema(Section):
+    """The columns of the table, in the order in which records are shown."""
+
+    columns: dict[str, Column]
+
+    def dtypes(self, leave_out: frozenset[str] = frozenset()) -> dict[str, str]:
+        """Return {column: dtype}."""
+        return {name: column.dtype for name, column in self.columns.items() if name not in leave_out}
+
+
+def load(path: Path) -> Schema:
+    """Return the schema in `path`; raise Problem with file, line and what is allowed."""
+    if not path.exists():
+        raise Problem(f"{path} does not exist", where=path, fix="run `make schema`: it infers one from your table")
+    values, lines = read_yaml(path)
+    columns = values.get("columns")
+    if not isinstance(columns, dict) or set(values) != {"columns"}:
+        raise Problem("the file must hold `columns:` and nothing else at its top", where=path, fix="run `make schema`")
+    for name, rules in columns.items():
+        where = f"{path}:{lines['columns', str(name)]}"
+        if not isinstance(rules, dict):
+            raise Problem(f"{name} has no rules", where=where, fix=f"write  {name}: {{dtype: number}}")
+        for rule in rules:
+            if rule not in Column.__struct_fields__:
+                refuse_name(f"{name}.{rule}", str(rule), list(Column.__struct_fields__), where=f"{path}:{lines['columns', str(name), str(rule)]}")
+        if isinstance(rules.get("values"), list):
+            rules["values"] = [str(value) for value in rules["values"]]
+        try:
+            msgspec.convert(rules, Column)
+        except msgspec.ValidationError as error:
+            raise Problem(f"{name}: {error}", where=where, fix="see README, Configuration") from error
+    return msgspec.convert({"columns": {str(name): rules for name, rules in columns.items()}}, Schema)
+
+
+def arrow_types(dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """Return {column: pyarrow type} for {column: dtype}."""
+    import pyarrow as pa
+
+    types = {
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "category": pa.dictionary(pa.int32(), pa.string()),
+        "text": pa.string(),
+        "datetime": pa.timestamp("us"),
+    }
+    return {name: types[dtype] for name, dtype in dtypes.items()}
+
+
+def check_names(schema: Schema, names: Mapping[str, str | None], *, where: Path) -> None:
+    """Raise Problem if a column that params.yaml names does not exist in the schema. `names` is {key: column}."""
+    for key, name in names.items():
+        if name and name not in schema.columns:
+            refuse_name(f"{key}: {name}", name, list(schema.columns), where=str(where))
