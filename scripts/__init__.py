@@ -3,5 +3,9 @@
 import importlib.util
 import sys
 
-if importlib.util.find_spec("pawl") is None and not {"scripts.run", "scripts.environment"} & set(getattr(sys, "orig_argv", ())):
-    raise SystemExit("error: this Python does not have the project's environment\n  where: {}\n  fix: `make env`, then use .venv/bin/python".format(sys.executable))
+if importlib.util.find_spec("pawl") is None and not {"scripts.run", "scripts.environment"} & set(
+    getattr(sys, "orig_argv", ())
+):
+    raise SystemExit(
+        f"error: this Python does not have the project's environment\n  where: {sys.executable}\n  fix: `make env`, then use .venv/bin/python"
+    )

@@ -22,11 +22,7 @@ INSTALLER = Path("requirements/uv.txt")
 VERSIONS = ((3, 11), (3, 15))  # from, below; pyproject.toml says the same, and a test compares them
 
 # Nothing phones home. Set for every process that is started from here.
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
-}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1"}
 
 
 def missing_pieces() -> list[tuple[str, str]]:
@@ -35,7 +31,12 @@ def missing_pieces() -> list[tuple[str, str]]:
     if suitable_python() is None:
         low, high = (".".join(map(str, version)) for version in VERSIONS)
         have = ".".join(map(str, sys.version_info[:3]))
-        found.append((f"Python {low} or newer, below {high} (found {have})", "apt-get install python3, or uv python install 3.13"))
+        found.append(
+            (
+                f"Python {low} or newer, below {high} (found {have})",
+                "apt-get install python3, or uv python install 3.13",
+            )
+        )
     elif importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         found.append(("the venv module of Python", "apt-get install python3-venv"))
     if shutil.which("git") is None and not os.environ.get("PAWL_COMMIT"):
@@ -53,7 +54,11 @@ def suitable_python() -> str | None:
     if low <= sys.version_info[:2] < high:
         return sys.executable
     names = [f"python3.{minor}" for minor in range(high[1] - 1, low[1] - 1, -1)]
-    works = (path for path in map(shutil.which, names) if path and subprocess.run([path, "-V"], check=False, capture_output=True).returncode == 0)
+    works = (
+        path
+        for path in map(shutil.which, names)
+        if path and subprocess.run([path, "-V"], check=False, capture_output=True).returncode == 0
+    )
     return next(works, None)
 
 
@@ -81,7 +86,19 @@ def make() -> None:
         call([suitable_python() or sys.executable, "-m", "venv", str(VENV)])
     uv = shutil.which("uv")
     if uv is None:
-        call([str(python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", str(INSTALLER)])
+        call(
+            [
+                str(python()),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--require-hashes",
+                "-r",
+                str(INSTALLER),
+            ]
+        )
         uv = str(python().with_name("uv.exe" if os.name == "nt" else "uv"))
     target = ["--quiet", "--python", str(python())]
     call([uv, "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(LOCK)])
@@ -92,7 +109,9 @@ def make() -> None:
 def call(command: list[str]) -> None:
     """Run a command; on failure say which, and stop with 3."""
     if subprocess.run(command, check=False).returncode:
-        tell(f"error: {' '.join(command[:6])} ... failed\n  where: {LOCK}\n  fix: see its message above; a package index must be reachable, then run the same command again")
+        tell(
+            f"error: {' '.join(command[:6])} ... failed\n  where: {LOCK}\n  fix: see its message above; a package index must be reachable, then run the same command again"
+        )
         raise SystemExit(3)
 
 

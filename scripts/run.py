@@ -34,7 +34,9 @@ HEADLINE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and show one screen."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stages", nargs="*", help="stages to end with; all without")
     parser.add_argument("--force", action="store_true", help="run stages that did not change too")
     parser.add_argument("--no-run-cache", action="store_true", help="take nothing from earlier runs")
@@ -82,9 +84,13 @@ def run(args: argparse.Namespace) -> int:
                     if args.debug or not isinstance(error, Exception):
                         raise
                     cause = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
-                    raise Problem(f"DVC stopped: {cause[:300]}", where="dvc.yaml, dvc.lock", fix="a conflict in dvc.lock: `make relock`; anything else: see DVC's message") from error
+                    raise Problem(
+                        f"DVC stopped: {cause[:300]}",
+                        where="dvc.yaml, dvc.lock",
+                        fix="a conflict in dvc.lock: `make relock`; anything else: see DVC's message",
+                    ) from error
                 environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
-                return code
+                return int(code)
     print(summary(params.task, ran, cached, time.time() - started))
     return 0
 
@@ -94,8 +100,19 @@ def check_columns(params: Any, known: Any) -> None:
     from pawl import paths, schema
 
     columns = params.columns
-    names = {"target": params.target, "columns.id": columns.id, "columns.time": columns.time, "columns.group": columns.group, "columns.split": columns.split}
-    lists = {"columns.ignore": columns.ignore, "evaluate.slices": params.evaluate.slices, "prepare.drop_missing": params.prepare.drop_missing, "validate.allow_leakage": params.validate.allow_leakage}
+    names = {
+        "target": params.target,
+        "columns.id": columns.id,
+        "columns.time": columns.time,
+        "columns.group": columns.group,
+        "columns.split": columns.split,
+    }
+    lists = {
+        "columns.ignore": columns.ignore,
+        "evaluate.slices": params.evaluate.slices,
+        "prepare.drop_missing": params.prepare.drop_missing,
+        "validate.allow_leakage": params.validate.allow_leakage,
+    }
     for key, listed in lists.items():
         names |= {f"{key}[{number}]": name for number, name in enumerate(listed)}
     schema.check_names(known, names, where=paths.PARAMS)
@@ -107,7 +124,9 @@ def check_estimator(warm: Any) -> None:
     from scripts import worker
 
     noted = paths.STATE / "checked"
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in (paths.PARAMS, paths.LOCK, Path("src/task/model.py")))).hexdigest()
+    state = hashlib.sha256(
+        b"".join(path.read_bytes() for path in (paths.PARAMS, paths.LOCK, Path("src/task/model.py")))
+    ).hexdigest()
     if noted.exists() and noted.read_text() == state:
         return
     warm.start()
@@ -198,7 +217,9 @@ def only_run() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Unreachable("another run of this project is going on", where=Path.cwd(), fix="wait for it, or end it") from error
+            raise Unreachable(
+                "another run of this project is going on", where=Path.cwd(), fix="wait for it, or end it"
+            ) from error
         yield
 
 
@@ -208,12 +229,17 @@ def workspace(example: str) -> Path:
 
     given = Path("examples") / example
     if not (given / "params.yaml").exists():
-        refuse_name(f"--example {example}", example, sorted(path.parent.name for path in Path("examples").glob("*/params.yaml")), where="examples/")
+        refuse_name(
+            f"--example {example}",
+            example,
+            sorted(path.parent.name for path in Path("examples").glob("*/params.yaml")),
+            where="examples/",
+        )
     folder = (Path(".pawl/examples") / example).absolute()
     for name in ("src", "scripts", "requirements"):
         shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", given / "params.yaml", given / "schema.yaml"):
-        shutil.copy2(name, folder / Path(name).name)
+    for path in (Path("dvc.yaml"), Path(".dvcignore"), given / "params.yaml", given / "schema.yaml"):
+        shutil.copy2(path, folder / path.name)
     (folder / ".dvc").mkdir(exist_ok=True)
     shutil.copy2(".dvc/config", folder / ".dvc/config")
     return folder
@@ -227,16 +253,31 @@ def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str
     manifest = json.loads((paths.BUNDLE / "manifest.json").read_text())
     splits = json.loads(paths.SPLITS.read_text())
     test = report["test"]
-    lines = ["", f"{manifest['model'].rpartition('.')[2]} for {manifest['target']}, on {max(value['n'] for value in test.values()):,} test rows  ({manifest['digest'][:19]})", ""]
+    lines = [
+        "",
+        f"{manifest['model'].rpartition('.')[2]} for {manifest['target']}, on {max(value['n'] for value in test.values()):,} test rows  ({manifest['digest'][:19]})",
+        "",
+    ]
     lines.append(f"  {'metric':<12} {'test':>8}  {'95 % interval':<18} {'valid':>8} {'train':>8}")
     for name in HEADLINE[task]:
         value = test[name]
         others = "".join(f" {_number(report[split][name]['value']):>8}" for split in ("valid", "train"))
-        lines.append(f"  {name:<12} {_number(value['value']):>8}  {_number(value['low'])} to {_number(value['high']):<9}".ljust(42) + others)
+        lines.append(
+            f"  {name:<12} {_number(value['value']):>8}  {_number(value['low'])} to {_number(value['high']):<9}".ljust(
+                42
+            )
+            + others
+        )
     shares = ", ".join(f"{name} {entry['rows']:,}" for name, entry in splits["splits"].items())
-    lines += ["", f"  rows         {shares}" + "".join(f"; {count:,} dropped: {reason}" for reason, count in splits["dropped"].items() if count)]
+    lines += [
+        "",
+        f"  rows         {shares}"
+        + "".join(f"; {count:,} dropped: {reason}" for reason, count in splits["dropped"].items() if count),
+    ]
     lines += [f"  warning      {text}" for text in splits["warnings"]]
-    times = {entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran}
+    times = {
+        entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran
+    }
     order = ("ingest", "validate", "prepare", "featurize", "train", "evaluate")
     lines.append(f"  ran          {', '.join(times.values()) or 'nothing: no input changed'}")
     if unchanged := [name for name in order if name not in ran and name not in cached]:
@@ -245,7 +286,11 @@ def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str
         lines.append(f"  from cache   {', '.join(cached)}")
     lines.append(f"  in all       {seconds:.1f} s")
     where = "" if Path.cwd().parent.name != "examples" else f"  (in {Path.cwd()})"
-    lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}", "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did"]
+    lines += [
+        "",
+        f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}",
+        "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did",
+    ]
     return "\n".join(lines)
 
 

@@ -58,7 +58,8 @@ class Seen:
     def rules(self, *, label: bool, role: bool) -> dict[str, Any]:
         """Return the column's entry in schema.yaml. A label is a category whatever it looks like; a column with another role gets new values all the time."""
         known = self.rows - self.missing
-        dtype = next((kind for kind in ("boolean", "integer", "number", "datetime") if kind in self.kinds and known), None)
+        kinds = ("boolean", "integer", "number", "datetime")
+        dtype: str | None = next((kind for kind in kinds if kind in self.kinds and known), None)
         if dtype is None or (label and dtype != "datetime"):
             dtype = "category" if len(self.values) <= MOST_VALUES else "text"
         found: dict[str, Any] = {"dtype": dtype}
@@ -98,7 +99,12 @@ def infer(params: config.Params) -> dict[str, dict[str, Any]]:
             if renames:
                 column = _renamed(column, renames)
             seen.setdefault(name, Seen()).add(column)
-    return {name: column.rules(label=name == params.target and params.task != "regression", role=name in params.roles - {params.target}) for name, column in seen.items()}
+    return {
+        name: column.rules(
+            label=name == params.target and params.task != "regression", role=name in params.roles - {params.target}
+        )
+        for name, column in seen.items()
+    }
 
 
 def _renamed(column: Any, renames: dict[str, str]) -> Any:
@@ -110,9 +116,17 @@ def _renamed(column: Any, renames: dict[str, str]) -> Any:
 def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[str], list[str]]:
     """Return the new file, the columns that are new in it, and those that went. Entries that stay keep their text, comments too."""
     kept = _entries(old)
-    head = old[: old.index("columns:")] if "columns:" in old else "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
+    head = (
+        old[: old.index("columns:")]
+        if "columns:" in old
+        else "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
+    )
     blocks = [kept.get(name) or "  " + _entry(name, rules) for name, rules in inferred.items()]
-    return head + "columns:\n" + "".join(blocks), [name for name in inferred if name not in kept], [name for name in kept if name not in inferred]
+    return (
+        head + "columns:\n" + "".join(blocks),
+        [name for name in inferred if name not in kept],
+        [name for name in kept if name not in inferred],
+    )
 
 
 def _entry(name: str, rules: dict[str, Any]) -> str:
@@ -123,13 +137,20 @@ def _entry(name: str, rules: dict[str, Any]) -> str:
 def _entries(old: str) -> dict[str, str]:
     """Return {column: its lines} of a schema file, comments before an entry included."""
     node = yaml.compose(old) if old.strip() else None
-    columns = next((value for key, value in node.value if key.value == "columns"), None) if isinstance(node, yaml.MappingNode) else None
+    columns = (
+        next((value for key, value in node.value if key.value == "columns"), None)
+        if isinstance(node, yaml.MappingNode)
+        else None
+    )
     if not isinstance(columns, yaml.MappingNode) or columns.flow_style:
         return {}
     lines = old.splitlines(keepends=True)
     starts = [key.start_mark.line for key, _ in columns.value]
     starts = [_with_comments(lines, start) for start in starts] + [len(lines)]
-    return {str(key.value): "".join(lines[starts[number] : starts[number + 1]]) for number, (key, _) in enumerate(columns.value)}
+    return {
+        str(key.value): "".join(lines[starts[number] : starts[number + 1]])
+        for number, (key, _) in enumerate(columns.value)
+    }
 
 
 def _with_comments(lines: list[str], start: int) -> int:
@@ -140,7 +161,9 @@ def _with_comments(lines: list[str], start: int) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Write schema.yaml and say what changed."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.schema", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.schema", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--force", action="store_true", help="infer columns again whose rules are in the file")
     parser.add_argument("--example", help="a folder in examples/")
     args = parser.parse_args(argv)
@@ -152,12 +175,16 @@ def main(argv: list[str] | None = None) -> int:
         old = path.read_text() if path.exists() and not args.force else ""
         new, added, gone = text_of(inferred, old)
         if params.target not in inferred:
-            config.refuse_name(f"target: {params.target}", params.target, list(inferred), where=str(folder / paths.PARAMS))
+            config.refuse_name(
+                f"target: {params.target}", params.target, list(inferred), where=str(folder / paths.PARAMS)
+            )
     except Problem as problem:
         print(problem, file=sys.stderr)
         return problem.code
     path.write_text(new)
-    print(f"{path}: {len(inferred)} columns; new: {', '.join(added) or 'none'}; removed: {', '.join(gone) or 'none'}; kept as they were: {len(inferred) - len(added)}")
+    print(
+        f"{path}: {len(inferred)} columns; new: {', '.join(added) or 'none'}; removed: {', '.join(gone) or 'none'}; kept as they were: {len(inferred) - len(added)}"
+    )
     for name in added:
         print("  " + _entry(name, inferred[name]).strip()[:98])
     print("next: read schema.yaml, tighten it where you know more, then `make run`")

@@ -28,14 +28,16 @@ STAGES: dict[str, Callable[[config.Params], tuple[Any, ...]]] = {
     "prepare": lambda params: (params.problem, params.prepare, schema.load(paths.SCHEMA)),
     "featurize": lambda params: (params.problem, params.featurize, schema.load(paths.SCHEMA)),
     "train": lambda params: (params.problem, params.train),
-    "evaluate": lambda params: (params.problem, params.evaluate, params.train, params.featurize, schema.load(paths.SCHEMA)),
+    "evaluate": lambda params: (params.problem, params.evaluate, params.train, params.featurize),
 }
 HEAVY = {"featurize", "train", "evaluate"}  # they import scikit-learn and LightGBM, which a worker has ready
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage, in a warm worker where `scripts.run` keeps one."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.stage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.stage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=STAGES)
     stage = parser.parse_args(argv).stage
     if stage in HEAVY and (code := worker.ask(stage)) is not None:
@@ -55,18 +57,37 @@ def run(stage: str) -> int:
         print(problem, file=sys.stderr)
     except MemoryError:
         code = 2
-        print(f"error: out of memory\n  where: stage {stage}\n  fix: give it more memory, or fewer rows", file=sys.stderr)
+        print(
+            f"error: out of memory\n  where: stage {stage}\n  fix: give it more memory, or fewer rows", file=sys.stderr
+        )
     except OSError as error:
         code = 3
-        print(f"error: {error.strerror or error}\n  where: {error.filename or stage}\n  fix: check disk space and rights, then run again", file=sys.stderr)
+        print(
+            f"error: {error.strerror or error}\n  where: {error.filename or stage}\n  fix: check disk space and rights, then run again",
+            file=sys.stderr,
+        )
     except Exception as error:  # noqa: BLE001 - a stage's last words name the stage
-        print(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  where: stage {stage}\n  fix: python -m scripts.run --debug shows where", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  where: stage {stage}\n  fix: python -m scripts.run --debug shows where",
+            file=sys.stderr,
+        )
         if os.environ.get("PAWL_DEBUG"):
             traceback.print_exc()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     paths.STATE.mkdir(exist_ok=True)
     with paths.STAGES.open("a") as file:
-        file.write(json.dumps({"stage": stage, "started": started, "seconds": round(time.time() - started, 3), "peak_mib": round(peak), "code": code}) + "\n")
+        file.write(
+            json.dumps(
+                {
+                    "stage": stage,
+                    "started": started,
+                    "seconds": round(time.time() - started, 3),
+                    "peak_mib": round(peak),
+                    "code": code,
+                }
+            )
+            + "\n"
+        )
     return code
 
 

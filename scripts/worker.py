@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Self
 
 ADDRESS = "PAWL_WORKER"  # the socket's path, in the environment of the stages
 
@@ -20,7 +22,7 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,9 +39,9 @@ class Worker:
             return
         self.folder = tempfile.TemporaryDirectory(prefix="pawl-")
         os.environ[ADDRESS] = str(Path(self.folder.name) / "socket")
-        self.process = subprocess.Popen([sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]])  # noqa: S603 - our own module
-        for _ in iter(lambda: not Path(os.environ[ADDRESS]).exists() and self.process.poll() is None, False):  # type: ignore[union-attr]
-            os.sched_yield()
+        self.process = subprocess.Popen([sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]])
+        while not Path(os.environ[ADDRESS]).exists() and self.process.poll() is None:
+            time.sleep(0.01)
 
 
 def ask(job: str) -> int | None:
@@ -80,11 +82,6 @@ def serve(address: str) -> None:
 
 def warm() -> None:
     """Import what the heavy stages import."""
-    import lightgbm
-    import pandas  # noqa: ICN001 - imported to be there, not to be used
-    import pyarrow.parquet
-    import scipy.stats
-    import skops.io
     import sklearn.compose
     import sklearn.metrics
     import sklearn.preprocessing  # noqa: F401 - all of these are imported for the children

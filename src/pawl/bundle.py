@@ -78,7 +78,15 @@ def predict(pipeline: Any, task: str, threshold: float, frame: Any) -> tuple[Any
     return probabilities.argmax(axis=1), probabilities
 
 
-def save(folder: Path, *, pipeline: Any, manifest: Mapping[str, Any], made_by: Mapping[str, Any], golden: Sequence[Mapping[str, Any]], trained_on: npt.NDArray[np.uint64]) -> Bundle:
+def save(
+    folder: Path,
+    *,
+    pipeline: Any,
+    manifest: Mapping[str, Any],
+    made_by: Mapping[str, Any],
+    golden: Sequence[Mapping[str, Any]],
+    trained_on: npt.NDArray[np.uint64],
+) -> Bundle:
     """Write a bundle and return it as it loads. `made_by` (commit, versions) is not part of its identity.
 
     Raise Problem if the pipeline holds a type that is not allowed, or predicts something else once stored.
@@ -94,17 +102,29 @@ def save(folder: Path, *, pipeline: Any, manifest: Mapping[str, Any], made_by: M
         )
     (folder / PIPELINE).write_bytes(stored)
     dtypes = dict(manifest["features"])
-    predictions, probabilities = predict(pipeline, manifest["task"], manifest["threshold"], frames.from_records(golden, dtypes))
-    answers = {"predictions": predictions.tolist(), "probabilities": None if probabilities is None else probabilities.tolist()}
+    predictions, probabilities = predict(
+        pipeline, manifest["task"], manifest["threshold"], frames.from_records(golden, dtypes)
+    )
+    answers = {
+        "predictions": predictions.tolist(),
+        "probabilities": None if probabilities is None else probabilities.tolist(),
+    }
     (folder / GOLDEN).write_text(json.dumps({"records": list(golden), **answers}, indent=1) + "\n")
     np.save(folder / TRAINED_ON, np.sort(trained_on))
-    files = {name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size} for name in (GOLDEN, PIPELINE, TRAINED_ON)}
+    files = {
+        name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size}
+        for name in (GOLDEN, PIPELINE, TRAINED_ON)
+    }
     content = {"format": FORMAT, **manifest, "files": files}
     digest = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps({**content, "digest": digest, "made_by": dict(made_by)}, indent=2) + "\n")
     bundle = load(folder)
     if check_golden(bundle):
-        raise Problem("the stored pipeline does not predict what the fitted one does", where=folder, fix="an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit")
+        raise Problem(
+            "the stored pipeline does not predict what the fitted one does",
+            where=folder,
+            fix="an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit",
+        )
     return bundle
 
 
@@ -113,24 +133,46 @@ def load(folder: Path) -> Bundle:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest.get("format") != FORMAT:
-            raise Problem(f"bundle format {manifest.get('format')} is not {FORMAT}", where=folder, fix="train again with this version")
+            raise Problem(
+                f"bundle format {manifest.get('format')} is not {FORMAT}",
+                where=folder,
+                fix="train again with this version",
+            )
         content = {key: value for key, value in manifest.items() if key not in {"digest", "made_by"}}
         if manifest["digest"] != "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
-            raise Problem("the manifest is not the one that was written: its digest differs", where=folder / MANIFEST, fix="fetch the bundle again")
+            raise Problem(
+                "the manifest is not the one that was written: its digest differs",
+                where=folder / MANIFEST,
+                fix="fetch the bundle again",
+            )
         if set(manifest["files"]) != {GOLDEN, PIPELINE, TRAINED_ON}:
-            raise Problem(f"the manifest lists {sorted(manifest['files'])}", where=folder / MANIFEST, fix="fetch the bundle again")
+            raise Problem(
+                f"the manifest lists {sorted(manifest['files'])}", where=folder / MANIFEST, fix="fetch the bundle again"
+            )
         for name, expected in manifest["files"].items():
             size = (folder / name).stat().st_size
             if size != expected["size"] or _sha256(folder / name) != expected["sha256"]:
-                raise Problem(f"{name} is not the file that was written: {size} bytes, expected {expected['size']}; or its SHA-256 differs", where=folder / name, fix="fetch the bundle again")
+                raise Problem(
+                    f"{name} is not the file that was written: {size} bytes, expected {expected['size']}; or its SHA-256 differs",
+                    where=folder / name,
+                    fix="fetch the bundle again",
+                )
     except FileNotFoundError as error:
-        raise Problem("not a complete bundle", where=error.filename or folder, fix="run `make run`, or `make pull`") from error
+        raise Problem(
+            "not a complete bundle", where=error.filename or folder, fix="run `make run`, or `make pull`"
+        ) from error
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise Problem(f"the manifest cannot be read: {error!r}", where=folder / MANIFEST, fix="fetch the bundle again") from error
+        raise Problem(
+            f"the manifest cannot be read: {error!r}", where=folder / MANIFEST, fix="fetch the bundle again"
+        ) from error
     stored = (folder / PIPELINE).read_bytes()
     unknown = untrusted(stored)
     if unknown:
-        raise Problem(f"refused: the pipeline holds types that are not allowed: {', '.join(unknown)}", where=folder / PIPELINE, fix="do not use this file")
+        raise Problem(
+            f"refused: the pipeline holds types that are not allowed: {', '.join(unknown)}",
+            where=folder / PIPELINE,
+            fix="do not use this file",
+        )
     import skops.io
 
     pipeline = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
@@ -141,8 +183,16 @@ def load(folder: Path) -> Bundle:
 def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
     """Return the numbers of the golden rows whose prediction differs by more than the tolerance."""
     predictions, probabilities = bundle.predict(frames.from_records(bundle.golden["records"], bundle.dtypes))
-    got, expected = (predictions, bundle.golden["predictions"]) if probabilities is None else (probabilities, bundle.golden["probabilities"])
-    difference = np.abs(np.asarray(got, dtype=float) - np.asarray(expected, dtype=float)).reshape(len(predictions), -1).max(axis=1)
+    got, expected = (
+        (predictions, bundle.golden["predictions"])
+        if probabilities is None
+        else (probabilities, bundle.golden["probabilities"])
+    )
+    difference = (
+        np.abs(np.asarray(got, dtype=float) - np.asarray(expected, dtype=float))
+        .reshape(len(predictions), -1)
+        .max(axis=1)
+    )
     return [int(row) for row in np.flatnonzero(~(difference <= tolerance))]
 
 
@@ -151,7 +201,11 @@ def untrusted(stored: bytes) -> list[str]:
     import skops.io
 
     named = skops.io.get_untrusted_types(data=stored)
-    return [name for name in named if not any(name == allowed or (allowed.endswith(".") and name.startswith(allowed)) for allowed in ALLOWED)]
+    return [
+        name
+        for name in named
+        if not any(name == allowed or (allowed.endswith(".") and name.startswith(allowed)) for allowed in ALLOWED)
+    ]
 
 
 def dump(fitted: Any) -> bytes:
@@ -161,7 +215,11 @@ def dump(fitted: Any) -> bytes:
     try:
         given = zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted)))
     except (TypeError, skops.io.exceptions.UnsupportedTypeException, AttributeError) as error:
-        raise Problem(f"the pipeline cannot be stored without pickle: {error}", where="train.model, src/task", fix="use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task") from error
+        raise Problem(
+            f"the pipeline cannot be stored without pickle: {error}",
+            where="train.model, src/task",
+            fix="use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task",
+        ) from error
     schema = json.loads(given.read("schema.json"))
     ids: dict[int, int] = {}
     members: dict[str, str] = {}

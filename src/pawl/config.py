@@ -55,7 +55,14 @@ class Task(Section):
     @property
     def roles(self) -> frozenset[str]:
         """Return the columns that are not features."""
-        named = (self.target, self.columns.id, self.columns.time, self.columns.group, self.columns.split, *self.columns.ignore)
+        named = (
+            self.target,
+            self.columns.id,
+            self.columns.time,
+            self.columns.group,
+            self.columns.split,
+            *self.columns.ignore,
+        )
         return frozenset(name for name in named if name)
 
 
@@ -167,7 +174,9 @@ def load(path: Path) -> Params:
     _refuse_unknown(values, Params, (), path, lines)
     if absent := [name for name in _fields(Params) if name not in values]:
         # DVC stops at a parameter that it cannot find; all keys at the top are there, with {} or null where there is nothing to say.
-        raise Problem(f"the key {absent[0]} is missing", where=path, fix=f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}")
+        raise Problem(
+            f"the key {absent[0]} is missing", where=path, fix=f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}"
+        )
     try:
         params = msgspec.convert(values, Params, strict=True)
     except msgspec.ValidationError as error:
@@ -187,21 +196,33 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
-        values = yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the safe loader, in C
+        values = yaml.load(text, Loader=yaml.CSafeLoader)
     except FileNotFoundError as error:
-        raise Problem(f"{path} does not exist", where=Path.cwd(), fix="run from the project's root, or restore the file from git") from error
+        raise Problem(
+            f"{path} does not exist", where=Path.cwd(), fix="run from the project's root, or restore the file from git"
+        ) from error
     except UnicodeDecodeError as error:
-        raise Problem(f"{path} is not UTF-8: {error.reason} at byte {error.start}", where=path, fix="save it as UTF-8") from error
+        raise Problem(
+            f"{path} is not UTF-8: {error.reason} at byte {error.start}", where=path, fix="save it as UTF-8"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise Problem(f"not valid YAML: {getattr(error, 'problem', error)}", where=where, fix="correct the line; indentation is two spaces, strings with : or # are quoted") from error
+        raise Problem(
+            f"not valid YAML: {getattr(error, 'problem', error)}",
+            where=where,
+            fix="correct the line; indentation is two spaces, strings with : or # are quoted",
+        ) from error
     if not isinstance(values, dict):
         raise Problem("the file holds no mapping", where=path, fix="restore it from git")
     lines: dict[tuple[str, ...], int] = {}
     for key, line in _keys(node, ()):
         if key in lines:
-            raise Problem(f"{'.'.join(key)} stands there twice (first on line {lines[key]})", where=f"{path}:{line}", fix="remove one of them")
+            raise Problem(
+                f"{'.'.join(key)} stands there twice (first on line {lines[key]})",
+                where=f"{path}:{line}",
+                fix="remove one of them",
+            )
         lines[key] = line
     return values, lines
 
@@ -220,15 +241,25 @@ def _line(lines: Mapping[tuple[str, ...], int], key: tuple[str, ...]) -> int:
 
 def _section(annotation: Any) -> Any:
     """Return the struct in an annotation such as `float | ThresholdRule`, if there is one."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union else (annotation,)
+    options = (
+        typing.get_args(annotation)
+        if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+        else (annotation,)
+    )
     return next((option for option in options if isinstance(option, type) and issubclass(option, msgspec.Struct)), None)
 
 
 def _fields(section: Any) -> dict[str, Any]:
-    return {name: hint for name, hint in typing.get_type_hints(section, include_extras=True).items() if not name.startswith("_")}
+    return {
+        name: hint
+        for name, hint in typing.get_type_hints(section, include_extras=True).items()
+        if not name.startswith("_")
+    }
 
 
-def _refuse_unknown(values: Mapping[str, Any], section: Any, prefix: tuple[str, ...], path: Path, lines: Mapping[tuple[str, ...], int]) -> None:
+def _refuse_unknown(
+    values: Mapping[str, Any], section: Any, prefix: tuple[str, ...], path: Path, lines: Mapping[tuple[str, ...], int]
+) -> None:
     fields = _fields(section)
     for name, value in values.items():
         key = (*prefix, str(name))
@@ -256,7 +287,11 @@ def _allowed(key: tuple[str, ...]) -> str:
         hint = _fields(section)[part]
     if hint is Params:
         return ""
-    return "allowed: " + str(msgspec.json.encode(msgspec.json.schema(hint).get("enum")).decode() if typing.get_origin(hint) is Literal else _words(hint))
+    return "allowed: " + str(
+        msgspec.json.encode(msgspec.json.schema(hint).get("enum")).decode()
+        if typing.get_origin(hint) is Literal
+        else _words(hint)
+    )
 
 
 def _words(hint: Any) -> str:
@@ -269,7 +304,15 @@ def _words(hint: Any) -> str:
         return " or ".join(map(str, typing.get_args(hint)))
     if origin is typing.Union or isinstance(hint, types.UnionType):
         return " or ".join(_words(option) for option in typing.get_args(hint))
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing", tuple: "a list", dict: "a mapping"}
+    names = {
+        str: "a text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        type(None): "nothing",
+        tuple: "a list",
+        dict: "a mapping",
+    }
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return "a section with " + ", ".join(_fields(hint))
     return names.get(origin or hint, "a value")
@@ -282,19 +325,40 @@ def _check(params: Params, path: Path, lines: Mapping[tuple[str, ...], int]) -> 
         raise Problem(what, where=f"{path}:{_line(lines, key)}", fix=fix)
 
     if params.task == "binary" and params.positive is None:
-        refuse("a binary task needs `positive`, the label whose probability is predicted", 'add for example  positive: "yes"', "task")
+        refuse(
+            "a binary task needs `positive`, the label whose probability is predicted",
+            'add for example  positive: "yes"',
+            "task",
+        )
     if params.task != "binary" and params.threshold != 0.5:
         refuse(f"a threshold means nothing for task: {params.task}", "remove the key", "threshold")
     if params.prepare.test + params.prepare.valid >= 1:
-        refuse("prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test")
+        refuse(
+            "prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test"
+        )
     if params.prepare.split == "group" and not params.columns.group:
-        refuse("prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split")
+        refuse(
+            "prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split"
+        )
     if params.prepare.split == "time" and not params.columns.time:
         refuse("prepare.split: time needs columns.time", "name the column", "prepare", "split")
     if params.prepare.split == "given" and not params.columns.split and not isinstance(params.ingest.source, dict):
-        refuse("prepare.split: given needs columns.split, or ingest.source as {train: ..., test: ...}", "add one of them", "prepare", "split")
+        refuse(
+            "prepare.split: given needs columns.split, or ingest.source as {train: ..., test: ...}",
+            "add one of them",
+            "prepare",
+            "split",
+        )
     if isinstance(params.ingest.source, dict) and (unknown := set(params.ingest.source) - {"train", "valid", "test"}):
-        refuse(f"ingest.source has a part called {sorted(unknown)[0]}", "allowed: train, valid, test", "ingest", "source")
+        refuse(f"ingest.source has a part called {min(unknown)}", "allowed: train, valid, test", "ingest", "source")
     for key in params.train.params:
         if key in {"random_state", "class_weight", "device", "device_type"}:
-            refuse(f"train.params.{key} has a key of its own", {"random_state": "set train.seed", "class_weight": "set train.class_weight"}.get(key, "set train.device"), "train", "params", key)
+            refuse(
+                f"train.params.{key} has a key of its own",
+                {"random_state": "set train.seed", "class_weight": "set train.class_weight"}.get(
+                    key, "set train.device"
+                ),
+                "train",
+                "params",
+                key,
+            )

@@ -16,34 +16,56 @@ def check(task: Task, params: Train) -> None:
     estimator = find(params.model)
     allowed = sorted(estimator._get_param_names())  # noqa: SLF001 - scikit-learn's own way to list them without an instance
     if is_lightgbm(params):
-        from lightgbm.basic import _ConfigAliases  # the names LightGBM's keyword arguments may have; it publishes no list
+        from lightgbm.basic import _ConfigAliases
 
-        allowed += [alias for aliases in _ConfigAliases._get_all_param_aliases().items() for alias in (aliases[0], *aliases[1])]  # noqa: SLF001
+        aliases = _ConfigAliases._get_all_param_aliases()  # noqa: SLF001 - it publishes no list
+        allowed += [*aliases, *(alias for others in aliases.values() for alias in others)]
     for name in params.params:
         if name not in allowed:
             refuse_name(f"train.params.{name}", name, sorted(set(allowed)), where=_where("params", name))
     try:
         model = build_model(estimator, params.params)
     except (TypeError, ValueError) as error:
-        raise Problem(f"{params.model} cannot be made: {error}", where=_where("params"), fix="correct train.params, or src/task/model.py") from error
+        raise Problem(
+            f"{params.model} cannot be made: {error}",
+            where=_where("params"),
+            fix="correct train.params, or src/task/model.py",
+        ) from error
     if not (is_regressor if task.task == "regression" else is_classifier)(model):
         kind = "regressor" if task.task == "regression" else "classifier"
-        raise Problem(f"{params.model} is not a {kind}, and task is {task.task}", where=_where("model"), fix=f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}")
+        raise Problem(
+            f"{params.model} is not a {kind}, and task is {task.task}",
+            where=_where("model"),
+            fix=f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}",
+        )
     if params.device == "gpu" and not is_lightgbm(params):
-        raise Problem(f"{params.model} does not train on a GPU here", where=_where("device"), fix="set train.device: cpu, or train.model: lightgbm.LGBMClassifier")
+        raise Problem(
+            f"{params.model} does not train on a GPU here",
+            where=_where("device"),
+            fix="set train.device: cpu, or train.model: lightgbm.LGBMClassifier",
+        )
 
 
-def find(path: str) -> type:
+def find(path: str) -> Any:
     """Return the class at a dotted path."""
     module, _, name = path.rpartition(".")
     try:
         found = importlib.import_module(module)
     except (ImportError, ValueError) as error:
-        raise Problem(f"train.model: {path} cannot be imported ({error})", where=_where("model"), fix="give a dotted path, for example sklearn.ensemble.RandomForestClassifier") from error
+        raise Problem(
+            f"train.model: {path} cannot be imported ({error})",
+            where=_where("model"),
+            fix="give a dotted path, for example sklearn.ensemble.RandomForestClassifier",
+        ) from error
     estimator = getattr(found, name, None)
     if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
-        refuse_name(f"train.model: {path}", name, [each for each in dir(found) if hasattr(getattr(found, each), "fit")], where=_where("model"))
-    return estimator  # type: ignore[return-value]  # refuse_name does not return
+        refuse_name(
+            f"train.model: {path}",
+            name,
+            [each for each in dir(found) if hasattr(getattr(found, each), "fit")],
+            where=_where("model"),
+        )
+    return estimator
 
 
 def make(params: Train, labels: list[str]) -> Any:
@@ -55,8 +77,14 @@ def make(params: Train, labels: list[str]) -> Any:
         extra["random_state"] = params.seed
     if params.class_weight is not None:
         if "class_weight" not in names:
-            raise Problem(f"{params.model} has no class weights", where=_where("class_weight"), fix="remove train.class_weight, or choose another model")
-        extra["class_weight"] = params.class_weight if isinstance(params.class_weight, str) else _numbered(params.class_weight, labels)
+            raise Problem(
+                f"{params.model} has no class weights",
+                where=_where("class_weight"),
+                fix="remove train.class_weight, or choose another model",
+            )
+        extra["class_weight"] = (
+            params.class_weight if isinstance(params.class_weight, str) else _numbered(params.class_weight, labels)
+        )
     if params.device == "gpu":
         extra["device_type"] = "gpu"
         _probe_gpu()
@@ -80,7 +108,11 @@ def _probe_gpu() -> None:
     import numpy as np
 
     try:
-        lightgbm.train({"device_type": "gpu", "verbose": -1, "min_data_in_leaf": 1}, lightgbm.Dataset(np.arange(64.0).reshape(-1, 1), np.arange(64) % 2), 1)
+        lightgbm.train(
+            {"device_type": "gpu", "verbose": -1, "min_data_in_leaf": 1},
+            lightgbm.Dataset(np.arange(64.0).reshape(-1, 1), np.arange(64) % 2),
+            1,
+        )
     except lightgbm.basic.LightGBMError as error:
         raise Problem(
             f"train.device is gpu, and LightGBM cannot use one: {error}",

@@ -57,4 +57,8 @@ def read_matrix(path: Path) -> Any:
     import numpy as np
     import scipy.sparse as sp
 
-    return sp.load_npz(path.with_suffix(".npz")) if path.with_suffix(".npz").exists() else np.load(path.with_suffix(".npy"), mmap_mode="r")
+    return (
+        sp.load_npz(path.with_suffix(".npz"))
+        if path.with_suffix(".npz").exists()
+        else np.load(path.with_suffix(".npy"), mmap_mode="r")
+    )

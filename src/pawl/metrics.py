@@ -32,7 +32,9 @@ class Estimate(NamedTuple):
     n: int
 
 
-def classification(y: Ints, probabilities: Floats, prediction: Ints, *, seed: int, custom: Custom | None = None, resamples: int = 200) -> dict[str, Estimate]:
+def classification(
+    y: Ints, probabilities: Floats, prediction: Ints, *, seed: int, custom: Custom | None = None, resamples: int = 200
+) -> dict[str, Estimate]:
     """Return every metric of a classifier. y, prediction: label numbers, shape (n,); probabilities: shape (n, k); for k = 2 the label 1 is positive."""
     rng = np.random.default_rng(seed)
     count, classes = probabilities.shape
@@ -55,7 +57,9 @@ def classification(y: Ints, probabilities: Floats, prediction: Ints, *, seed: in
     return found | _custom(custom, y, prediction, probabilities, rng, resamples)
 
 
-def regression(y: Floats, prediction: Floats, *, seed: int, custom: Custom | None = None, resamples: int = 200) -> dict[str, Estimate]:
+def regression(
+    y: Floats, prediction: Floats, *, seed: int, custom: Custom | None = None, resamples: int = 200
+) -> dict[str, Estimate]:
     """Return every metric of a regressor. y, prediction: shape (n,), in the target's unit."""
     rng = np.random.default_rng(seed)
     error = np.abs(y - prediction)
@@ -65,7 +69,9 @@ def regression(y: Floats, prediction: Floats, *, seed: int, custom: Custom | Non
     rmse = float(np.sqrt(mse))
     found["rmse"] = _from_influence(rmse, (squared - mse) / (2 * rmse) if rmse else squared * 0)
     share = mse / variance if variance else np.nan
-    found["r2"] = _from_influence(float(1 - share), (share * deviation - squared) / variance if variance else squared * np.nan)
+    found["r2"] = _from_influence(
+        float(1 - share), (share * deviation - squared) / variance if variance else squared * np.nan
+    )
     order = np.sort(error)
     half = Z * np.sqrt(len(y)) / 2  # the order statistics around the median
     low, high = (order[int(np.clip(len(y) / 2 + side * half, 0, len(y) - 1))] for side in (-1, 1))
@@ -92,7 +98,9 @@ def roc_auc(y: Ints, probabilities: Floats) -> Estimate:
     """Return the area under the ROC curve; for more than two classes the mean of each against the rest."""
     classes = probabilities.shape[1]
     parts = [auc_influence(y == label, probabilities[:, label]) for label in ([1] if classes == 2 else range(classes))]
-    return _from_influence(float(np.mean([area for area, _ in parts])), np.mean([influence for _, influence in parts], axis=0))
+    return _from_influence(
+        float(np.mean([area for area, _ in parts])), np.mean([influence for _, influence in parts], axis=0)
+    )
 
 
 def auc_influence(positive: npt.NDArray[np.bool_], score: Floats) -> tuple[float, Floats]:
@@ -126,7 +134,9 @@ def _of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
     """Return functions of confusion matrices, shape (r, k, k) -> (r,). Undefined shares count as 0, as in scikit-learn."""
 
     def part(numerator: Any, denominator: Any) -> Any:
-        return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator), dtype=float), where=np.asarray(denominator) > 0)
+        return np.divide(
+            numerator, denominator, out=np.zeros(np.shape(numerator), dtype=float), where=np.asarray(denominator) > 0
+        )
 
     def diagonal(matrices: Any) -> Any:
         return matrices.diagonal(axis1=1, axis2=2)
@@ -189,13 +199,19 @@ def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
     average = np.bincount(cell, weights=score, minlength=2 * CALIBRATION_BINS) / np.maximum(counts, 1)
 
     def error(cells: Any) -> Any:
-        gap = (cells * (np.arange(2 * CALIBRATION_BINS) % 2 - average)).reshape(*cells.shape[:-1], CALIBRATION_BINS, 2).sum(-1)
+        gap = (
+            (cells * (np.arange(2 * CALIBRATION_BINS) % 2 - average))
+            .reshape(*cells.shape[:-1], CALIBRATION_BINS, 2)
+            .sum(-1)
+        )
         return np.abs(gap).sum(-1) / len(y)
 
     return _from_draws(float(error(counts)), error(rng.multinomial(len(y), counts / len(y), DRAWS)), len(y))
 
 
-def _custom(custom: Custom | None, y: Any, prediction: Any, probabilities: Any, rng: np.random.Generator, resamples: int) -> dict[str, Estimate]:
+def _custom(
+    custom: Custom | None, y: Any, prediction: Any, probabilities: Any, rng: np.random.Generator, resamples: int
+) -> dict[str, Estimate]:
     found = {}
     for name, function in (custom or {}).items():
         draws = []

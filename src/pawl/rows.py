@@ -34,7 +34,9 @@ def hash_column(column: Any) -> Hashes:
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        hashes = mix(pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64) + np.uint64(1))
+        hashes = mix(
+            pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64) + np.uint64(1)
+        )
     elif pa.types.is_floating(column.type):
         values = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 becomes 0.0
         whole = np.isfinite(values) & (np.abs(values) < 2.0**53) & (np.trunc(values) == values)

@@ -14,12 +14,25 @@ CHUNK = 10_000
 MONTHS = 12
 DRIFT_FROM = 9  # months 10 to 12 carry the shift
 
-WORKCLASS = {"Private": (70, 0), "Self-employed": (12, 20), "Local-gov": (8, 10), "State-gov": (5, 5), "Federal-gov": (4, 40), "Without-pay": (1, -160)}
+WORKCLASS = {
+    "Private": (70, 0),
+    "Self-employed": (12, 20),
+    "Local-gov": (8, 10),
+    "State-gov": (5, 5),
+    "Federal-gov": (4, 40),
+    "Without-pay": (1, -160),
+}
 OCCUPATION = {
     "Clerical": (20, -15), "Craft": (18, 5), "Sales": (16, 10), "Service": (16, -70), "Professional": (14, 45),
     "Managerial": (12, 70), "Farming": (3, -60), "Armed-forces": (1, 0),
 }  # fmt: skip
-MARITAL = {"Married": (48, 130), "Never-married": (32, -90), "Divorced": (14, -55), "Separated": (3, -70), "Widowed": (3, -40)}
+MARITAL = {
+    "Married": (48, 130),
+    "Never-married": (32, -90),
+    "Divorced": (14, -55),
+    "Separated": (3, -70),
+    "Widowed": (3, -40),
+}
 REGION = {"north": (30, 0), "south": (30, -15), "east": (20, 10), "west": (19, 15), "islands": (1, -25)}
 
 
@@ -49,7 +62,9 @@ def _chunk(chunk: int, seed: int, drift: float) -> tuple[Any, Any, Any]:
     age = 17 + (rng.integers(0, 31, CHUNK) + rng.integers(0, 31, CHUNK)) * 63 // 60 * (100 + shifted // 2) // 100
     age = np.minimum(age, 90)
     education = 1 + (rng.integers(0, 6, CHUNK) + rng.integers(0, 6, CHUNK) + rng.integers(0, 6, CHUNK))
-    hours = np.clip(40 + (rng.integers(-12, 13, CHUNK) + rng.integers(-12, 13, CHUNK)) * (rng.integers(0, 3, CHUNK) > 0), 1, 99)
+    hours = np.clip(
+        40 + (rng.integers(-12, 13, CHUNK) + rng.integers(-12, 13, CHUNK)) * (rng.integers(0, 3, CHUNK) > 0), 1, 99
+    )
     invested = rng.integers(0, 100, CHUNK)
     gain = np.where(invested < 8, rng.integers(1, 150, CHUNK) * 100, 0)
     workclass, occupation, marital = pick(WORKCLASS), pick(OCCUPATION), pick(MARITAL)
@@ -75,8 +90,11 @@ def _chunk(chunk: int, seed: int, drift: float) -> tuple[Any, Any, Any]:
     )
     noise = sum(rng.integers(-62, 63, CHUNK) for _ in range(9))  # near normal, sd about 108
     label = (score + noise) > 0
+
     def text(weights: dict[str, tuple[int, int]], index: Any, missing: Any = None) -> Any:
-        return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=missing), list(weights)).cast(pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=missing), list(weights)).cast(
+            pa.string()
+        )
 
     batch = pa.RecordBatch.from_pydict({
         "month": pa.array([f"2025-{number + 1:02d}" for number in month.tolist()]),

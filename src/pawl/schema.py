@@ -49,7 +49,12 @@ def load(path: Path) -> Schema:
             raise Problem(f"{name} has no rules", where=where, fix=f"write  {name}: {{dtype: number}}")
         for rule in rules:
             if rule not in Column.__struct_fields__:
-                refuse_name(f"{name}.{rule}", str(rule), list(Column.__struct_fields__), where=f"{path}:{lines['columns', str(name), str(rule)]}")
+                refuse_name(
+                    f"{name}.{rule}",
+                    str(rule),
+                    list(Column.__struct_fields__),
+                    where=f"{path}:{lines['columns', str(name), str(rule)]}",
+                )
         if isinstance(rules.get("values"), list):
             rules["values"] = [str(value) for value in rules["values"]]
         try:

@@ -65,18 +65,24 @@ def fingerprint(ingest: Ingest) -> dict[str, Any]:
 def batches(ingest: Ingest) -> Iterator[tuple[str | None, Any]]:
     """Yield (part, pyarrow.RecordBatch) in the order of the files; cells of text files are strings or null."""
     if ingest.source == "sample":
-        yield from ((None, batch) for batch in sample.batches(ingest.sample.rows, ingest.sample.seed, ingest.sample.drift))
+        yield from (
+            (None, batch) for batch in sample.batches(ingest.sample.rows, ingest.sample.seed, ingest.sample.drift)
+        )
     for file in find(ingest):
         rows = 0
         for batch in _read(file, ingest):
             rows += batch.num_rows
             yield file.part, batch
         if not rows:
-            raise Problem(f"{file.name} holds 0 rows", where=file.name, fix="check the file, or ingest.source in params.yaml")
+            raise Problem(
+                f"{file.name} holds 0 rows", where=file.name, fix="check the file, or ingest.source in params.yaml"
+            )
 
 
 def _read(file: File, ingest: Ingest) -> Iterator[Any]:
-    kind = ingest.format or ("parquet" if Path(file.name.split("?")[0]).suffix in {".parquet", ".pq"} or ingest.source == "sql" else "csv")
+    kind = ingest.format or (
+        "parquet" if Path(file.name.split("?")[0]).suffix in {".parquet", ".pq"} or ingest.source == "sql" else "csv"
+    )
     return _parquet(file) if kind == "parquet" else _csv(file, ingest.csv)
 
 
@@ -88,7 +94,11 @@ def _parquet(file: File) -> Iterator[Any]:
         with pq.ParquetFile(file.path) as table:
             yield from table.iter_batches(BATCH_ROWS)
     except (pa.ArrowInvalid, OSError) as error:
-        raise Problem(f"{file.name} is not a complete parquet file ({file.size} bytes): {_first_line(error)}", where=file.name, fix="fetch or write it again") from error
+        raise Problem(
+            f"{file.name} is not a complete parquet file ({file.size} bytes): {_first_line(error)}",
+            where=file.name,
+            fix="fetch or write it again",
+        ) from error
 
 
 class _Text(io.RawIOBase):
@@ -119,12 +129,20 @@ class _Text(io.RawIOBase):
             lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
         block = b"".join(lines)
         if b"\0" in block:
-            self._refuse("holds a NUL byte", first + next(number for number, line in enumerate(lines, 1) if b"\0" in line), "it is not a text file, or not in this encoding: set ingest.csv.encoding")
+            self._refuse(
+                "holds a NUL byte",
+                first + next(number for number, line in enumerate(lines, 1) if b"\0" in line),
+                "it is not a text file, or not in this encoding: set ingest.csv.encoding",
+            )
         try:
             block.decode("utf-8")
         except UnicodeDecodeError as error:
             number = block.count(b"\n", 0, error.start) + 1
-            self._refuse(f"is not {self.options.encoding} at byte 0x{block[error.start]:02x}", first + number, "set ingest.csv.encoding, for example latin-1 or cp1252")
+            self._refuse(
+                f"is not {self.options.encoding} at byte 0x{block[error.start]:02x}",
+                first + number,
+                "set ingest.csv.encoding, for example latin-1 or cp1252",
+            )
         if self.options.comment:
             mark = self.options.comment.encode()
             block = b"".join(line for line in lines if not line.startswith(mark))
@@ -144,7 +162,11 @@ class _Recoded(io.RawIOBase):
         try:
             lines = self.text.readlines(-1 if hint is None else hint)
         except UnicodeError as error:
-            raise Problem(f"{self.file.name} is not {self.text.encoding}: {error}", where=f"{self.file.name}, after line {self.line}", fix="set ingest.csv.encoding") from error
+            raise Problem(
+                f"{self.file.name} is not {self.text.encoding}: {error}",
+                where=f"{self.file.name}, after line {self.line}",
+                fix="set ingest.csv.encoding",
+            ) from error
         self.line += len(lines)
         return [line.encode() for line in lines]
 
@@ -157,7 +179,11 @@ def _open(file: File, options: Csv) -> _Text:
         try:
             stream = _Recoded(io.TextIOWrapper(stream, encoding=options.encoding, newline=""), file)
         except LookupError as error:
-            raise Problem(f"no encoding is called {options.encoding}", where=f"{paths.PARAMS}: ingest.csv.encoding", fix="utf-8, latin-1, cp1252, utf-16 ...") from error
+            raise Problem(
+                f"no encoding is called {options.encoding}",
+                where=f"{paths.PARAMS}: ingest.csv.encoding",
+                fix="utf-8, latin-1, cp1252, utf-16 ...",
+            ) from error
     return _Text(stream, file, options)
 
 
@@ -175,8 +201,15 @@ def _csv(file: File, options: Csv) -> Iterator[Any]:
     try:
         reader = pacsv.open_csv(
             pa.PythonFile(_open(file, options), mode="r"),
-            pacsv.ReadOptions(column_names=list(names), skip_rows=0 if options.names else 1, block_size=8 << 20, use_threads=False),
-            pacsv.ParseOptions(delimiter=options.separator, quote_char=options.quote or False, invalid_row_handler=refuse, newlines_in_values=bool(options.quote)),
+            pacsv.ReadOptions(
+                column_names=list(names), skip_rows=0 if options.names else 1, block_size=8 << 20, use_threads=False
+            ),
+            pacsv.ParseOptions(
+                delimiter=options.separator,
+                quote_char=options.quote or False,
+                invalid_row_handler=refuse,
+                newlines_in_values=bool(options.quote),
+            ),
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
         for batch in reader:
@@ -185,9 +218,15 @@ def _csv(file: File, options: Csv) -> Iterator[Any]:
         message = _first_line(error)
         if "Empty CSV" in message:
             return
-        raise Problem(f"{file.name} cannot be read as a table: {message}", where=file.name, fix="look for a quote that is not closed; ingest.csv in params.yaml sets separator and quote") from error
+        raise Problem(
+            f"{file.name} cannot be read as a table: {message}",
+            where=file.name,
+            fix="look for a quote that is not closed; ingest.csv in params.yaml sets separator and quote",
+        ) from error
     if bad:
-        shown = "; ".join(f"row {number} has {columns}" if number else f"a row has {columns}" for number, columns in bad[:5])
+        shown = "; ".join(
+            f"row {number} has {columns}" if number else f"a row has {columns}" for number, columns in bad[:5]
+        )
         raise Problem(
             f"{len(bad)} rows of {file.name} do not have {len(names)} columns: {shown}",
             where=f"{file.name}, row {bad[0][0]}" if bad[0][0] else file.name,
@@ -198,13 +237,24 @@ def _csv(file: File, options: Csv) -> Iterator[Any]:
 def _header(file: File, options: Csv) -> list[str]:
     text = _open(file, options)
     head = text.read(1 << 20).decode("utf-8", errors="replace").splitlines()
-    row = next(csv.reader(head, delimiter=options.separator, **({"quotechar": options.quote} if options.quote else {"quoting": csv.QUOTE_NONE})), [])
+    row = next(
+        csv.reader(
+            head,
+            delimiter=options.separator,
+            **({"quotechar": options.quote} if options.quote else {"quoting": csv.QUOTE_NONE}),
+        ),
+        [],
+    )
     names = [name.strip() if options.trim else name for name in row]
     where, fix = f"{file.name}, line 1", "correct the header, or give ingest.csv.names for a file without one"
     if not names:
         raise Problem(f"{file.name} is empty", where=file.name, fix="check the file, or ingest.source in params.yaml")
     if len(names) == 1 and (other := next((mark for mark in ";\t|," if mark in names[0]), None)):
-        raise Problem(f"{file.name} has one column with {options.separator!r} as separator", where=where, fix=f"set ingest.csv.separator: {json.dumps(other)}")
+        raise Problem(
+            f"{file.name} has one column with {options.separator!r} as separator",
+            where=where,
+            fix=f"set ingest.csv.separator: {json.dumps(other)}",
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where=where, fix=fix)
     if "" in names:
@@ -219,7 +269,9 @@ def _cells(batch: Any, options: Csv) -> Any:
 
     missing = pa.array(options.missing)
     columns = [pc.utf8_trim_whitespace(column) if options.trim else column for column in batch.columns]
-    return pa.RecordBatch.from_arrays([pc.if_else(pc.is_in(column, missing), None, column) for column in columns], names=batch.schema.names)
+    return pa.RecordBatch.from_arrays(
+        [pc.if_else(pc.is_in(column, missing), None, column) for column in columns], names=batch.schema.names
+    )
 
 
 def _files(name: str, part: str | None) -> list[File]:
@@ -228,20 +280,45 @@ def _files(name: str, part: str | None) -> list[File]:
 
     address = os.path.expandvars(name)
     if undefined := re.search(r"\$\{?(\w+)", address):
-        raise Problem(f"the environment variable {undefined[1]} is not set", where=f"{paths.PARAMS}: ingest.source, {name}", fix=f"set it: {undefined[1]}=<folder> make run ...")
-    label = name.split("?")[0]  # what follows may be a signature
+        raise Problem(
+            f"the environment variable {undefined[1]} is not set",
+            where=f"{paths.PARAMS}: ingest.source, {name}",
+            fix=f"set it: {undefined[1]}=<folder> make run ...",
+        )
+    label = name.split("?", maxsplit=1)[0]  # what follows may be a signature
     try:
         system, path = fsspec.core.url_to_fs(address)
     except (ValueError, ImportError) as error:
-        raise Problem(f"{label} cannot be opened: {error}", where=f"{paths.PARAMS}: ingest.source", fix="install the extra of that storage: requirements/{s3,gs,azure}.txt") from error
+        raise Problem(
+            f"{label} cannot be opened: {error}",
+            where=f"{paths.PARAMS}: ingest.source",
+            fix="install the extra of that storage: requirements/{s3,gs,azure}.txt",
+        ) from error
     local = "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
     if local:
         found = sorted(system.glob(path)) if "*" in path else [path]
-        found = [inner for outer in found for inner in (sorted(entry for entry in system.find(outer) if not Path(entry).name.startswith((".", "_"))) if system.isdir(outer) else [outer])]
+        found = [
+            inner
+            for outer in found
+            for inner in (
+                sorted(entry for entry in system.find(outer) if not Path(entry).name.startswith((".", "_")))
+                if system.isdir(outer)
+                else [outer]
+            )
+        ]
         if not found or not all(Path(each).is_file() for each in found):
             kept = Path(f"{path}.dvc").exists()
-            raise Problem(f"{label} does not exist", where=f"{paths.PARAMS}: ingest.source", fix="dvc keeps it: run `dvc pull` or `dvc checkout`" if kept else f"correct the path; it is relative to {Path.cwd()}")
-        return [File(label if len(found) == 1 else str(Path(each).name), part, Path(each), *_hash(Path(each))) for each in found]
+            raise Problem(
+                f"{label} does not exist",
+                where=f"{paths.PARAMS}: ingest.source",
+                fix="dvc keeps it: run `dvc pull` or `dvc checkout`"
+                if kept
+                else f"correct the path; it is relative to {Path.cwd()}",
+            )
+        return [
+            File(label if len(found) == 1 else str(Path(each).name), part, Path(each), *_hash(Path(each)))
+            for each in found
+        ]
     many = "*" in path and "http" not in str(system.protocol)
     addresses = _patiently(label, lambda: sorted(system.glob(path))) if many else [path]
     if not addresses:
@@ -252,7 +329,14 @@ def _files(name: str, part: str | None) -> list[File]:
 def _download(system: Any, address: str, label: str, part: str | None) -> File:
     """Fetch a remote file, unless the version it has now was fetched before. A partial one is never left under its name."""
     info = _patiently(label, lambda: system.info(address))
-    version = next((str(info[key]) for key in ("VersionId", "ETag", "etag", "md5Hash", "generation", "content_md5") if info.get(key)), None)
+    version = next(
+        (
+            str(info[key])
+            for key in ("VersionId", "ETag", "etag", "md5Hash", "generation", "content_md5")
+            if info.get(key)
+        ),
+        None,
+    )
     key = hashlib.sha256(f"{address} {version or time.time_ns()}".encode()).hexdigest()[:32]
     path = paths.DOWNLOADS / (key + Path(urllib.parse.urlsplit(label).path).suffix)
     if not path.exists():
@@ -262,7 +346,11 @@ def _download(system: Any, address: str, label: str, part: str | None) -> File:
             _patiently(label, lambda: system.get_file(address, str(partial)))
             size = partial.stat().st_size
             if info.get("size") not in (None, size):
-                raise Unreachable(f"{label} broke off: {size} of {info['size']} bytes came", where=f"{paths.PARAMS}: ingest.source", fix="run again")
+                raise Unreachable(
+                    f"{label} broke off: {size} of {info['size']} bytes came",
+                    where=f"{paths.PARAMS}: ingest.source",
+                    fix="run again",
+                )
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -275,12 +363,22 @@ def _patiently(label: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except FileNotFoundError as error:
-            raise Problem(f"{label} does not exist", where=f"{paths.PARAMS}: ingest.source", fix="correct the address") from error
+            raise Problem(
+                f"{label} does not exist", where=f"{paths.PARAMS}: ingest.source", fix="correct the address"
+            ) from error
         except PermissionError as error:
-            raise Problem(f"access to {label} was refused", where=f"{paths.PARAMS}: ingest.source", fix="check the credentials in the environment") from error
+            raise Problem(
+                f"access to {label} was refused",
+                where=f"{paths.PARAMS}: ingest.source",
+                fix="check the credentials in the environment",
+            ) from error
         except Exception as error:  # each storage library has exceptions of its own
             if attempt == ATTEMPTS - 1:
-                raise Unreachable(f"{label} did not answer: {type(error).__name__}", where=f"{paths.PARAMS}: ingest.source", fix="check the network and the address, then run again") from error
+                raise Unreachable(
+                    f"{label} did not answer: {type(error).__name__}",
+                    where=f"{paths.PARAMS}: ingest.source",
+                    fix="check the network and the address, then run again",
+                ) from error
             time.sleep(0.5 * 2**attempt)
     raise AssertionError
 
@@ -295,7 +393,9 @@ def window(sql: Sql, today: date | None = None) -> dict[str, str]:
     if sql.days is None and sql.until is None:
         return {}
     until = date.fromisoformat(sql.until) if sql.until else today or datetime.now(UTC).date()
-    return {"until": until.isoformat()} | ({"since": (until - timedelta(days=sql.days)).isoformat()} if sql.days is not None else {})
+    return {"until": until.isoformat()} | (
+        {"since": (until - timedelta(days=sql.days)).isoformat()} if sql.days is not None else {}
+    )
 
 
 def _query(sql: Sql) -> File:
@@ -303,7 +403,11 @@ def _query(sql: Sql) -> File:
     where = f"{paths.PARAMS}: ingest.sql"
     url = os.environ.get("PAWL_SQL_URL")
     if not url:
-        raise Problem("PAWL_SQL_URL is not set", where=where, fix="set it to the database's address, for example sqlite:///data.db")
+        raise Problem(
+            "PAWL_SQL_URL is not set",
+            where=where,
+            fix="set it to the database's address, for example sqlite:///data.db",
+        )
     if not sql.query.exists():
         raise Problem(f"{sql.query} does not exist", where=where, fix="write the query into that file")
     from sqlalchemy import create_engine, exc
@@ -311,18 +415,30 @@ def _query(sql: Sql) -> File:
     try:
         engine = create_engine(url)
     except (exc.ArgumentError, ImportError) as error:
-        raise Problem(f"PAWL_SQL_URL cannot be used: {_first_line(error)}", where="environment", fix="postgresql+psycopg://... needs requirements/postgres.txt") from error
+        raise Problem(
+            f"PAWL_SQL_URL cannot be used: {_first_line(error)}",
+            where="environment",
+            fix="postgresql+psycopg://... needs requirements/postgres.txt",
+        ) from error
     bounds = window(sql)
     try:
-        version = str([list(row) for row in _rows(engine, sql.version, {})][0]) if sql.version else str(time.time_ns())
-        key = hashlib.sha256("\n".join([str(engine.url), sql.query.read_text(), str(bounds), version]).encode()).hexdigest()[:32]
+        version = str(next(_rows(engine, sql.version, {}), [])) if sql.version else str(time.time_ns())
+        key = hashlib.sha256(
+            "\n".join([str(engine.url), sql.query.read_text(), str(bounds), version]).encode()
+        ).hexdigest()[:32]
         path = paths.DOWNLOADS / f"sql-{key}.parquet"
         if not path.exists():
             _save(engine, sql.query, bounds, path)
     except exc.OperationalError as error:
-        raise Unreachable(f"the database did not answer: {_first_line(error.orig or error)}", where="PAWL_SQL_URL", fix="check that it runs and that the address is right") from error
+        raise Unreachable(
+            f"the database did not answer: {_first_line(error.orig or error)}",
+            where="PAWL_SQL_URL",
+            fix="check that it runs and that the address is right",
+        ) from error
     except exc.SQLAlchemyError as error:
-        raise Problem(f"the query failed: {_first_line(error)}", where=sql.query, fix="try it in the database's own client") from error
+        raise Problem(
+            f"the query failed: {_first_line(error)}", where=sql.query, fix="try it in the database's own client"
+        ) from error
     finally:
         engine.dispose()
     return File(str(sql.query), None, path, _content(path), path.stat().st_size)
@@ -349,11 +465,16 @@ def _save(engine: Any, query: Path, bounds: Mapping[str, str], path: Path) -> No
     try:
         for rows in _rows(engine, query, bounds):
             # As text, like a file's cells: a column whose first rows are null has no type of its own yet.
-            batch = pa.RecordBatch.from_pydict({name: [None if row[name] is None else str(row[name]) for row in rows] for name in rows[0]}, schema=pa.schema([(name, pa.string()) for name in rows[0]]))
+            batch = pa.RecordBatch.from_pydict(
+                {name: [None if row[name] is None else str(row[name]) for row in rows] for name in rows[0]},
+                schema=pa.schema([(name, pa.string()) for name in rows[0]]),
+            )
             writer = writer or pq.ParquetWriter(partial, batch.schema)
             writer.write_batch(batch)
         if writer is None:
-            raise Problem("the query returned 0 rows", where=query, fix="check the query and its window (ingest.sql.days, until)")
+            raise Problem(
+                "the query returned 0 rows", where=query, fix="check the query and its window (ingest.sql.days, until)"
+            )
         writer.close()
         partial.replace(path)
     finally:

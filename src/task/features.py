@@ -17,5 +17,9 @@ def build_features(columns: Mapping[str, str], params: FeaturizeParams) -> Any:
 
     numbers = [name for name, dtype in columns.items() if dtype in {"integer", "number", "boolean"}]
     categories = [name for name, dtype in columns.items() if dtype == "category"]
-    encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=params.min_category_rows, dtype="float64")
-    return ColumnTransformer([("number", "passthrough", numbers), ("category", encoder, categories)], verbose_feature_names_out=False)
+    encoder = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", min_frequency=params.min_category_rows, dtype="float64"
+    )
+    return ColumnTransformer(
+        [("number", "passthrough", numbers), ("category", encoder, categories)], verbose_feature_names_out=False
+    )

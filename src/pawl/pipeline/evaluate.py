@@ -12,7 +12,6 @@ from pawl import bundle, frames, metrics, paths, rows
 from pawl.config import Evaluate, Task, Train
 from pawl.metrics import Estimate
 from pawl.pipeline import train
-from pawl.schema import Schema
 from task.features import build_features
 from task.metrics import METRICS
 from task.params import FeaturizeParams
@@ -22,7 +21,7 @@ BATCH_ROWS = 100_000
 SPLITS = ("train", "valid", "test")
 
 
-def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, schema: Schema) -> None:
+def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams) -> None:
     """Write metrics.json, slices.json, predictions.parquet and the data of the plots."""
     import pyarrow.parquet as pq
 
@@ -36,22 +35,40 @@ def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizePa
         prediction, probabilities = score(loaded, table)
         report[split] = measure(task, y, prediction, probabilities, params)
         scored[split] = (y, prediction, probabilities)
-    report["gap"] = {name: Estimate(a.value - b.value, np.nan, np.nan, b.n) for name, b in report["test"].items() if (a := report["train"][name])}
+    report["gap"] = {
+        name: Estimate(a.value - b.value, np.nan, np.nan, b.n)
+        for name, b in report["test"].items()
+        if (a := report["train"][name])
+    }
     if params.folds:
         report["cv"] = cross_validate(task, params, fitted_with, featurize, loaded)
 
     y, prediction, probabilities = scored["test"]
-    _write_json(paths.METRICS, {split: {name: _plain(value) for name, value in found.items()} for split, found in report.items()})
-    _write_json(paths.SLICES, {name: {metric: _plain(value) for metric, value in found.items()} for name, found in slices(task, params, table, y, prediction, probabilities)})
-    write_predictions(table, task, labels, y, prediction, probabilities)
+    _write_json(
+        paths.METRICS,
+        {split: {name: _plain(value) for name, value in found.items()} for split, found in report.items()},
+    )
+    _write_json(
+        paths.SLICES,
+        {
+            name: {metric: _plain(value) for metric, value in found.items()}
+            for name, found in slices(task, params, table, y, prediction, probabilities)
+        },
+    )
+    write_predictions(table, labels, y, prediction, probabilities)
     write_plots(loaded, labels, y, prediction, probabilities)
 
 
 def score(loaded: bundle.Bundle, table: Any) -> tuple[Any, Any]:
     """Return (predictions, probabilities) of a table's rows, scored in batches."""
     columns = table.select(list(loaded.dtypes))
-    parts = [loaded.predict(frames.from_table(columns.slice(start, BATCH_ROWS), loaded.dtypes)) for start in range(0, table.num_rows, BATCH_ROWS)]
-    return np.concatenate([part[0] for part in parts]), None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
+    parts = [
+        loaded.predict(frames.from_table(columns.slice(start, BATCH_ROWS), loaded.dtypes))
+        for start in range(0, table.num_rows, BATCH_ROWS)
+    ]
+    return np.concatenate([part[0] for part in parts]), None if parts[0][1] is None else np.concatenate(
+        [part[1] for part in parts]
+    )
 
 
 def measure(task: Task, y: Any, prediction: Any, probabilities: Any, params: Evaluate) -> dict[str, Estimate]:
@@ -61,7 +78,9 @@ def measure(task: Task, y: Any, prediction: Any, probabilities: Any, params: Eva
     return metrics.classification(y, probabilities, prediction, seed=0, custom=METRICS, resamples=params.bootstrap)
 
 
-def slices(task: Task, params: Evaluate, table: Any, y: Any, prediction: Any, probabilities: Any) -> Iterator[tuple[str, dict[str, Estimate]]]:
+def slices(
+    task: Task, params: Evaluate, table: Any, y: Any, prediction: Any, probabilities: Any
+) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """Yield (name, metrics) for each group of test rows that is large enough: one per value of a column, and the task's own."""
     groups: dict[str, Any] = {}
     for name in params.slices:
@@ -73,15 +92,28 @@ def slices(task: Task, params: Evaluate, table: Any, y: Any, prediction: Any, pr
     groups |= {name: np.asarray(function(records), dtype=bool) for name, function in SLICES.items()}
     for name, chosen in sorted(groups.items()):
         if chosen.sum() >= max(params.min_slice_rows, 1):
-            yield name, measure(task, y[chosen], prediction[chosen], None if probabilities is None else probabilities[chosen], params)
+            yield (
+                name,
+                measure(
+                    task,
+                    y[chosen],
+                    prediction[chosen],
+                    None if probabilities is None else probabilities[chosen],
+                    params,
+                ),
+            )
 
 
-def cross_validate(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, loaded: bundle.Bundle) -> dict[str, Estimate]:
+def cross_validate(
+    task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, loaded: bundle.Bundle
+) -> dict[str, Estimate]:
     """Return cv_<metric>_mean and cv_<metric>_std over folds of the train and valid rows; a row's fold depends on its id alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.concat_tables([pq.read_table(paths.PREPARED / f"{split}.parquet") for split in ("train", "valid")]).unify_dictionaries()
+    table = pa.concat_tables(
+        [pq.read_table(paths.PREPARED / f"{split}.parquet") for split in ("train", "valid")]
+    ).unify_dictionaries()
     labels = loaded.manifest["labels"]
     y = train.target(table.column(task.target), labels)
     frame = frames.from_table(table, loaded.dtypes)
@@ -95,11 +127,19 @@ def cross_validate(task: Task, params: Evaluate, fitted_with: Train, featurize: 
         answers = bundle.predict(train.joined(transformer, model), task.task, loaded.manifest["threshold"], frame[held])
         for name, value in measure(task, y[held], *answers, params).items():
             found.setdefault(name, []).append(value.value)
-    spread = {f"cv_{name}_std": Estimate(float(np.std(values, ddof=1)), np.nan, np.nan, params.folds) for name, values in found.items()}
-    return {f"cv_{name}_mean": Estimate(float(np.mean(values)), np.nan, np.nan, params.folds) for name, values in found.items()} | spread
+    spread = {
+        f"cv_{name}_std": Estimate(float(np.std(values, ddof=1)), np.nan, np.nan, params.folds)
+        for name, values in found.items()
+    }
+    return {
+        f"cv_{name}_mean": Estimate(float(np.mean(values)), np.nan, np.nan, params.folds)
+        for name, values in found.items()
+    } | spread
 
 
-def write_predictions(table: Any, task: Task, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any) -> None:
+def write_predictions(
+    table: Any, task: Task, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any
+) -> None:
     """Write one row per test row: row_id, target, prediction, and a probability per label."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -118,10 +158,16 @@ def write_plots(loaded: bundle.Bundle, labels: Sequence[str], y: Any, prediction
     for name in ("roc", "precision_recall", "calibration", "residuals"):
         _write_csv(f"{name}.csv", ["x", "y"], [])
     _write_csv("importances.csv", ["feature", "importance"], importances(loaded))
-    _write_csv("confusion.csv", ["actual", "predicted"], [(labels[a], labels[b]) for a, b in zip(y, prediction, strict=True)] if labels else [])
+    _write_csv(
+        "confusion.csv",
+        ["actual", "predicted"],
+        [(labels[a], labels[b]) for a, b in zip(y, prediction, strict=True)] if labels else [],
+    )
     if not labels:
         order = np.linspace(0, len(y) - 1, min(len(y), 1000)).astype(int)
-        _write_csv("residuals.csv", ["predicted", "residual"], zip(prediction[order], (y - prediction)[order], strict=True))
+        _write_csv(
+            "residuals.csv", ["predicted", "residual"], zip(prediction[order], (y - prediction)[order], strict=True)
+        )
     elif len(labels) == 2:
         from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -129,7 +175,9 @@ def write_plots(loaded: bundle.Bundle, labels: Sequence[str], y: Any, prediction
         _write_csv("roc.csv", ["false_positive_rate", "true_positive_rate"], _thinned(false, true))
         precision, recall, _ = precision_recall_curve(y, probabilities[:, 1])
         _write_csv("precision_recall.csv", ["recall", "precision"], _thinned(recall, precision))
-        _write_csv("calibration.csv", ["predicted", "observed", "low", "high", "n"], calibration(y, probabilities[:, 1]))
+        _write_csv(
+            "calibration.csv", ["predicted", "observed", "low", "high", "n"], calibration(y, probabilities[:, 1])
+        )
 
 
 def calibration(y: Any, probability: Any, bins: int = 10) -> list[tuple[float, float, float, float, int]]:
@@ -168,7 +216,10 @@ def _thinned(x: Any, y: Any, points: int = 500) -> Any:
 
 def _plain(estimate: Estimate) -> dict[str, Any]:
     """Return the estimate for JSON, which has no NaN: null stands for what is not defined."""
-    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in estimate._asdict().items()}
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in estimate._asdict().items()
+    }
 
 
 def _write_json(path: Path, content: Any) -> None:

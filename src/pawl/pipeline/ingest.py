@@ -23,7 +23,9 @@ def run(task: Task, params: Ingest, schema: Schema) -> None:
     types = arrow_types(schema.dtypes())
     names: dict[str, int] = {}
     untyped: dict[str, dict[str, Any]] = {}
-    writer, fields, done = None, None, 0
+    writer: Any = None
+    fields: Any = None
+    done = 0
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
     try:
         for part, given in source.batches(params):
@@ -47,11 +49,20 @@ def run(task: Task, params: Ingest, schema: Schema) -> None:
                 writer = pq.ParquetWriter(paths.RAW, fields, compression="zstd", compression_level=1, store_schema=True)
             if set(typed.schema.names) != set(fields.names):
                 odd = sorted(set(typed.schema.names) ^ set(fields.names))
-                raise Problem(f"the files of the source have different columns: {', '.join(odd)}", where="ingest.source", fix="give files of one shape")
+                raise Problem(
+                    f"the files of the source have different columns: {', '.join(odd)}",
+                    where="ingest.source",
+                    fix="give files of one shape",
+                )
             writer.write_batch(typed.select(fields.names).cast(fields))
             done += batch.num_rows
         if writer is not None:
-            writer.add_key_value_metadata({"untyped": json.dumps(untyped), "given_split": json.dumps("split" in fields.names and "split" not in types)})
+            writer.add_key_value_metadata(
+                {
+                    "untyped": json.dumps(untyped),
+                    "given_split": json.dumps("split" in fields.names and "split" not in types),
+                }
+            )
     finally:
         if writer is not None:
             writer.close()
@@ -66,7 +77,9 @@ def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     nothing = np.empty(0, dtype=np.int64)
     if pa.types.is_dictionary(wanted) or pa.types.is_string(wanted):
         text = column if pa.types.is_dictionary(column.type) else column.cast(pa.string())
-        return (text.cast(pa.string()).dictionary_encode() if pa.types.is_dictionary(wanted) else text.cast(pa.string())), nothing
+        return (
+            text.cast(pa.string()).dictionary_encode() if pa.types.is_dictionary(wanted) else text.cast(pa.string())
+        ), nothing
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
@@ -80,7 +93,9 @@ def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     wrong = np.array([cell is None for cell in cells], dtype=bool)
     typed = pa.concat_arrays([pa.nulls(1, wanted) if cell is None else cell for cell in cells])
     index = encoded.indices
-    bad = np.flatnonzero(wrong[pc.fill_null(index, 0).to_numpy(zero_copy_only=False)] & ~index.is_null().to_numpy(zero_copy_only=False))
+    bad = np.flatnonzero(
+        wrong[pc.fill_null(index, 0).to_numpy(zero_copy_only=False)] & ~index.is_null().to_numpy(zero_copy_only=False)
+    )
     return typed.take(index), bad
 
 

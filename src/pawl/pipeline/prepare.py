@@ -31,7 +31,11 @@ def run(task: Task, params: Prepare, schema: Schema) -> None:
     for number, name in enumerate(SPLITS):
         part = _ordered(table.select(kept), content, split == number)
         if not part.num_rows:
-            raise Problem(f"the {name} split is empty: {table.num_rows} rows, prepare.split: {params.split}", where=f"{paths.PARAMS}: prepare", fix="correct the shares or dates there")
+            raise Problem(
+                f"the {name} split is empty: {table.num_rows} rows, prepare.split: {params.split}",
+                where=f"{paths.PARAMS}: prepare",
+                fix="correct the shares or dates there",
+            )
         pq.write_table(part, paths.PREPARED / f"{name}.parquet", compression="zstd", compression_level=1)
         report["splits"][name] = {"rows": part.num_rows} | _shares(part.column(task.target), task)
     report["warnings"] = _uneven(report["splits"])
@@ -74,7 +78,11 @@ def _split(table: Any, content: Any, task: Task, params: Prepare) -> Any:
         return np.select([place < params.test, place < params.test + params.valid], [2, 1], 0)
     said = np.array(table.column(task.columns.split or "split").to_pylist())
     if unknown := sorted(set(map(str, said)) - set(SPLITS)):
-        raise Problem(f"{task.columns.split} holds {unknown[0]!r}", where=f"{paths.PARAMS}: columns.split", fix=f"its values must be {', '.join(SPLITS)}")
+        raise Problem(
+            f"{task.columns.split} holds {unknown[0]!r}",
+            where=f"{paths.PARAMS}: columns.split",
+            fix=f"its values must be {', '.join(SPLITS)}",
+        )
     split = np.select([said == "test", said == "valid"], [2, 1], 0)
     if not (split == 1).any():  # validation rows come out of the training rows
         split[(split == 0) & (place < params.valid)] = 1
@@ -88,7 +96,9 @@ def _by_time(table: Any, task: Task, params: Prepare) -> Any:
     times = np.array([str(value) for value in table.column(task.columns.time).to_pylist()])
     if not (params.valid_from and params.test_from):
         ordered = np.sort(times)
-        late, later = (ordered[int(len(ordered) * share)] for share in (1 - params.test - params.valid, 1 - params.test))
+        late, later = (
+            ordered[int(len(ordered) * share)] for share in (1 - params.test - params.valid, 1 - params.test)
+        )
         raise Problem(
             "prepare.split: time needs prepare.valid_from and prepare.test_from",
             where=f"{paths.PARAMS}: prepare",

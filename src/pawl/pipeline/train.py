@@ -37,10 +37,18 @@ def run(task: Task, params: Train) -> None:
 
     stored = (paths.FEATURES / "transformer.skops").read_bytes()
     if unknown := bundle.untrusted(stored):
-        raise Problem(f"the transformer holds types that a bundle may not: {', '.join(unknown)}", where="src/task/features.py", fix="use scikit-learn's transformers, or define the class in src/task")
+        raise Problem(
+            f"the transformer holds types that a bundle may not: {', '.join(unknown)}",
+            where="src/task/features.py",
+            fix="use scikit-learn's transformers, or define the class in src/task",
+        )
     transformer = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
     dtypes = json.loads((paths.FEATURES / "features.json").read_text())["columns"]
-    threshold = choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1]) if task.task == "binary" else 0.5
+    threshold = (
+        choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1])
+        if task.task == "binary"
+        else 0.5
+    )
     bundle.save(
         paths.BUNDLE,
         pipeline=joined(transformer, model),
@@ -54,13 +62,20 @@ def run(task: Task, params: Train) -> None:
             "model": params.model,
             "rounds": getattr(model, "best_iteration_", None) or None,
             "digests": {
-                "data": _digest(*(paths.PREPARED / f"{name}.parquet" for name in tables), *sorted(paths.FEATURES.iterdir())),
+                "data": _digest(
+                    *(paths.PREPARED / f"{name}.parquet" for name in tables), *sorted(paths.FEATURES.iterdir())
+                ),
                 "params": hashlib.sha256(msgspec.json.encode([task, params], order="sorted")).hexdigest(),
                 "code": _digest(*_sources()),
                 "environment": _digest(paths.LOCK),
             },
         },
-        made_by={"commit": commit(), "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", "versions": {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")}},
+        made_by={
+            "commit": commit(),
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "versions": {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")},
+        },
         golden=golden_records(tables["valid"], dtypes),
         trained_on=rows.hash_column(tables["train"].column("row_id")),
     )
@@ -83,11 +98,17 @@ def target(column: Any, labels: Sequence[str]) -> Any:
     encoded = column.cast("string").combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if unknown := [value for value in values if value not in numbers]:
-        raise Problem(f"class {unknown[0]} has no row in the train split", where=paths.PREPARED, fix="bring more rows of it, or merge classes (ingest.replace in params.yaml)")
+        raise Problem(
+            f"class {unknown[0]} has no row in the train split",
+            where=paths.PREPARED,
+            fix="bring more rows of it, or merge classes (ingest.replace in params.yaml)",
+        )
     return np.array([numbers[value] for value in values], dtype=np.int64)[encoded.indices.to_numpy()]
 
 
-def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, dict[str, dict[str, list[float]]]]:
+def fit(
+    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any
+) -> tuple[Any, dict[str, dict[str, list[float]]]]:
     """Return the fitted estimator and its history {split: {metric: value per round}}, empty for estimators without rounds.
 
     X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,).
@@ -97,9 +118,16 @@ def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid:
         return model.fit(X, y), {}
     import lightgbm
 
-    stop = [lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False)] if params.early_stopping else []
+    stop = (
+        [lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False)]
+        if params.early_stopping
+        else []
+    )
     model.fit(X, y, eval_X=(X_valid, X), eval_y=(y_valid, y), eval_names=["valid", "train"], callbacks=stop)
-    return model, {split: {metric: list(values) for metric, values in curves.items()} for split, curves in model.evals_result_.items()}
+    return model, {
+        split: {metric: list(values) for metric, values in curves.items()}
+        for split, curves in model.evals_result_.items()
+    }
 
 
 def joined(transformer: Any, model: Any) -> Any:
@@ -128,23 +156,25 @@ def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
         worth = np.where(precision >= threshold.precision, recall, -1.0)
         if worth.max() < 0:
             raise Problem(
-                f"no threshold reaches precision {threshold.precision} on the validation split; the best is {precision.max():.3f}", where=f"{paths.PARAMS}: threshold", fix="ask for less"
+                f"no threshold reaches precision {threshold.precision} on the validation split; the best is {precision.max():.3f}",
+                where=f"{paths.PARAMS}: threshold",
+                fix="ask for less",
             )
     return float(cut[int(np.argmax(worth))])
 
 
 def golden_records(table: Any, dtypes: dict[str, str]) -> list[dict[str, Any]]:
     """Return records that a served model must answer as here: rows of the validation split, and edges: nothing known, unknown categories, extremes."""
-    rows_ = table.select(list(dtypes)).slice(0, GOLDEN_ROWS).to_pylist()
+    records: list[dict[str, Any]] = table.select(list(dtypes)).slice(0, GOLDEN_ROWS).to_pylist()
     numbers = [name for name, dtype in dtypes.items() if dtype in {"integer", "number"}]
-    first = rows_[0]
+    first = records[0]
     edges = [
         dict.fromkeys(dtypes),
         first | {name: "a category never seen" for name, dtype in dtypes.items() if dtype == "category"},
         *({name: None if name == gone else value for name, value in first.items()} for gone in dtypes),
         *(first | dict.fromkeys(numbers, extreme) for extreme in (0, -(10**6), 10**6)),
     ]
-    return rows_ + edges
+    return [*records, *edges]
 
 
 def write_history(history: dict[str, dict[str, list[float]]]) -> None:
@@ -153,7 +183,12 @@ def write_history(history: dict[str, dict[str, list[float]]]) -> None:
     with HISTORY.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["round", "split", "metric", "value"])
-        writer.writerows((number, split, metric, value) for split, curves in history.items() for metric, values in curves.items() for number, value in enumerate(values, 1))
+        writer.writerows(
+            (number, split, metric, value)
+            for split, curves in history.items()
+            for metric, values in curves.items()
+            for number, value in enumerate(values, 1)
+        )
 
 
 def commit() -> str | None:
@@ -161,11 +196,18 @@ def commit() -> str | None:
     if given := os.environ.get("PAWL_COMMIT"):
         return given
     try:
-        name, changed = (subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip() for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]))  # noqa: S603, S607 - git of this machine
+        name, changed = (
+            subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     # What a run itself writes is no difference.
-    return name + ("-dirty" if any(line.split()[-1] not in {"dvc.lock", "reports/metrics.json"} for line in changed.splitlines()) else "")
+    return name + (
+        "-dirty"
+        if any(line.split()[-1] not in {"dvc.lock", "reports/metrics.json"} for line in changed.splitlines())
+        else ""
+    )
 
 
 def _sources() -> list[Path]:

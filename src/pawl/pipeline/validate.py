@@ -41,7 +41,9 @@ def run(task: Task, params: Validate, schema: Schema) -> None:
     findings = check(task, params, schema)
     errors = [finding for finding in findings if finding.level == "error"]
     public = {name for name, column in schema.columns.items() if column.public}
-    outward = [finding if finding.column in public else msgspec.structs.replace(finding, examples=()) for finding in findings]
+    outward = [
+        finding if finding.column in public else msgspec.structs.replace(finding, examples=()) for finding in findings
+    ]
     text = markdown(outward)
     paths.VALIDATION.parent.mkdir(parents=True, exist_ok=True)
     paths.VALIDATION.write_text(json.dumps(msgspec.to_builtins(outward), indent=2) + "\n")
@@ -71,10 +73,20 @@ def check(task: Task, params: Validate, schema: Schema) -> list[Finding]:
         untyped = notes[b"untyped"]
         findings = list(_columns(schema, names, given_split=notes[b"given_split"]))
         for name, note in untyped.items():
-            findings.append(Finding(column=name, rule=f"not of dtype {schema.columns[name].dtype}", count=note["count"], share=note["count"] / total, rows=tuple(note["rows"])))
+            findings.append(
+                Finding(
+                    column=name,
+                    rule=f"not of dtype {schema.columns[name].dtype}",
+                    count=note["count"],
+                    share=note["count"] / total,
+                    rows=tuple(note["rows"]),
+                )
+            )
         present = {name: column for name, column in schema.columns.items() if name in names}
         findings += _cells(table, present, total, params, untyped)
-        if task.target in present and not any(finding.column == task.target and finding.level == "error" for finding in findings):
+        if task.target in present and not any(
+            finding.column == task.target and finding.level == "error" for finding in findings
+        ):
             findings += _target(table, task, params, total)
             findings += _leaks(table, task, params, schema, present)
         findings += _copies(table, task, params, present, total)
@@ -88,12 +100,17 @@ def _columns(schema: Schema, names: set[str], *, given_split: bool) -> Iterator[
     extra = names - set(schema.columns) - {"row_id"} - ({"split"} if given_split else set())
     for name in schema.columns:
         if name not in names:
-            yield Finding(column=name, rule=f"the table has no such column; it has {', '.join(sorted(extra)) or 'no other'} beside those of the schema")
+            yield Finding(
+                column=name,
+                rule=f"the table has no such column; it has {', '.join(sorted(extra)) or 'no other'} beside those of the schema",
+            )
     for name in sorted(extra):
         yield Finding(column=name, rule="not in schema.yaml: add it there (`make schema` does)")
 
 
-def _cells(table: Any, columns: dict[str, Column], total: int, params: Validate, untyped: dict[str, Any]) -> Iterator[Finding]:
+def _cells(
+    table: Any, columns: dict[str, Column], total: int, params: Validate, untyped: dict[str, Any]
+) -> Iterator[Finding]:
     """Check values: ranges and categories through Pandera, batch by batch; then shares of missing values, constants and scale."""
     import pyarrow.compute as pc
 
@@ -103,12 +120,13 @@ def _cells(table: Any, columns: dict[str, Column], total: int, params: Validate,
     scale = dict.fromkeys(columns, 0.0)
     broken: dict[tuple[str, str], dict[str, Any]] = {}
     for start, batch in _batches(table, list(columns)):
-        for name in columns:
+        for name, column in columns.items():
             values = batch.column(name)
             missing[name] += values.null_count
             if len(bounds[name]) < 2 and len(values) > values.null_count:
-                bounds[name] |= {limit for limit in pc.min_max(values.dictionary_decode() if hasattr(values, "dictionary") else values).as_py().values()}
-            if columns[name].scale is not None:
+                flat = values.dictionary_decode() if hasattr(values, "dictionary") else values
+                bounds[name] |= set(pc.min_max(flat).as_py().values())
+            if column.scale is not None:
                 scale[name] += pc.sum(pc.abs(values.cast("double"))).as_py() or 0.0
         for name, rule, index, cell in _failures(rules, batch):
             note = broken.setdefault((name, rule), {"count": 0, "rows": [], "examples": []})
@@ -117,12 +135,21 @@ def _cells(table: Any, columns: dict[str, Column], total: int, params: Validate,
                 note["rows"].append(start + index + 1)
                 note["examples"] = list(dict.fromkeys([*note["examples"], str(cell)[:40]]))[:3]
     for (name, rule), note in broken.items():
-        yield Finding(column=name, rule=rule, count=note["count"], share=note["count"] / total, rows=tuple(note["rows"]), examples=tuple(note["examples"]))
+        yield Finding(
+            column=name,
+            rule=rule,
+            count=note["count"],
+            share=note["count"] / total,
+            rows=tuple(note["rows"]),
+            examples=tuple(note["examples"]),
+        )
     for name, column in columns.items():
         share = (missing[name] - untyped.get(name, {}).get("count", 0)) / max(total, 1)
         count = round(share * total)
         if share > column.missing:
-            yield Finding(column=name, rule=f"missing values, schema.yaml allows {column.missing:.2%}", count=count, share=share)
+            yield Finding(
+                column=name, rule=f"missing values, schema.yaml allows {column.missing:.2%}", count=count, share=share
+            )
         elif share > params.warn_missing:
             yield Finding(level="warn", column=name, rule="mostly missing", count=count, share=share)
         if len(bounds[name]) < 2:
@@ -131,7 +158,11 @@ def _cells(table: Any, columns: dict[str, Column], total: int, params: Validate,
         if column.scale and known:
             factor = scale[name] / known / column.scale
             if not 1 / params.unit_jump < factor < params.unit_jump:
-                yield Finding(column=name, rule=f"mean size is {factor:.3g} times that in schema.yaml (scale): has the unit changed?", count=known)
+                yield Finding(
+                    column=name,
+                    rule=f"mean size is {factor:.3g} times that in schema.yaml (scale): has the unit changed?",
+                    count=known,
+                )
 
 
 def _pandera(columns: dict[str, Column]) -> Any:
@@ -149,7 +180,11 @@ def _pandera(columns: dict[str, Column]) -> Any:
             found.append(pa.Check(np.isfinite, error="infinite", ignore_na=True))
         return found
 
-    ruled = {name: pa.Column(checks=found, nullable=True, required=False) for name, column in columns.items() if (found := checks(column))}
+    ruled = {
+        name: pa.Column(checks=found, nullable=True, required=False)
+        for name, column in columns.items()
+        if (found := checks(column))
+    }
     return pa.DataFrameSchema(ruled) if ruled else None
 
 
@@ -163,7 +198,9 @@ def _failures(rules: Any, batch: Any) -> Iterator[tuple[str, str, int, Any]]:
         rules.validate(batch.select(list(rules.columns)).to_pandas(), lazy=True)
     except pandera.errors.SchemaErrors as error:
         cases = error.failure_cases
-        for name, rule, index, cell in zip(cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True):
+        for name, rule, index, cell in zip(
+            cases["column"], cases["check"], cases["index"], cases["failure_case"], strict=True
+        ):
             yield str(name), str(rule), int(index), cell
 
 
@@ -179,19 +216,32 @@ def _target(table: Any, task: Task, params: Validate, total: int) -> Iterator[Fi
 
     column = table.read([task.target]).column(0)
     if column.null_count:
-        yield Finding(column=task.target, rule="the target is missing", count=column.null_count, share=column.null_count / total)
+        yield Finding(
+            column=task.target, rule="the target is missing", count=column.null_count, share=column.null_count / total
+        )
     if task.task == "regression":
         return
-    counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(column.drop_null().cast("string")).to_pylist()}
+    counts = {
+        str(entry["values"]): entry["counts"]
+        for entry in pc.value_counts(column.drop_null().cast("string")).to_pylist()
+    }
     if len(counts) < 2:
         yield Finding(column=task.target, rule=f"{len(counts)} class in the target: nothing to tell apart", count=total)
     if task.task == "binary" and len(counts) > 2:
-        yield Finding(column=task.target, rule=f"{len(counts)} classes in the target of a binary task: set task: multiclass", count=total)
+        yield Finding(
+            column=task.target,
+            rule=f"{len(counts)} classes in the target of a binary task: set task: multiclass",
+            count=total,
+        )
     if task.task == "binary" and str(task.positive) not in counts:
         yield Finding(column=task.target, rule=f"no row has the positive label {task.positive!r} of params.yaml")
     for label, count in counts.items():
         if count < params.min_class_rows:
-            yield Finding(column=task.target, rule=f"class {label} has {count} rows, validate.min_class_rows is {params.min_class_rows}", count=count)
+            yield Finding(
+                column=task.target,
+                rule=f"class {label} has {count} rows, validate.min_class_rows is {params.min_class_rows}",
+                count=count,
+            )
 
 
 def _leaks(table: Any, task: Task, params: Validate, schema: Schema, present: dict[str, Column]) -> Iterator[Finding]:
@@ -200,9 +250,15 @@ def _leaks(table: Any, task: Task, params: Validate, schema: Schema, present: di
     sample = table.read([*names, task.target])
     keep = np.random.default_rng(0).permutation(sample.num_rows)[:LEAK_ROWS]
     sample = sample.take(np.sort(keep))
-    target = _codes(sample.column(task.target), schema.columns[task.target].dtype) if task.task != "regression" else _numbers(sample.column(task.target))
+    target = (
+        _codes(sample.column(task.target), schema.columns[task.target].dtype)
+        if task.task != "regression"
+        else _numbers(sample.column(task.target))
+    )
     for name in names:
-        power = predictive_power(_codes(sample.column(name), schema.columns[name].dtype), target, regression=task.task == "regression")
+        power = predictive_power(
+            _codes(sample.column(name), schema.columns[name].dtype), target, regression=task.task == "regression"
+        )
         if power >= params.max_leakage:
             allowed = name in params.allow_leakage
             yield Finding(
@@ -262,14 +318,24 @@ def _copies(table: Any, task: Task, params: Validate, present: dict[str, Column]
     """Report duplicate rows and ids, and rows that stand in two splits that were given."""
     import pyarrow.compute as pc
 
-    everything = table.read([*present, *([name] if (name := "split") in table.schema_arrow.names and name not in present else [])])
+    everything = table.read(
+        [*present, *([name] if (name := "split") in table.schema_arrow.names and name not in present else [])]
+    )
     content = rows.hash_rows(everything, sorted(present))
     _, first, counts = np.unique(content, return_index=True, return_counts=True)
     if repeated := int((counts - 1).sum()):
         shown = tuple(sorted((first[counts > 1] + 1).tolist())[:SHOWN])
-        yield Finding(level="warn", rule="duplicate rows (prepare.drop_duplicates drops them)", count=repeated, share=repeated / total, rows=shown)
+        yield Finding(
+            level="warn",
+            rule="duplicate rows (prepare.drop_duplicates drops them)",
+            count=repeated,
+            share=repeated / total,
+            rows=shown,
+        )
     for name, column in present.items():
-        if (column.unique or name == task.columns.id) and (again := total - pc.count_distinct(everything.column(name), mode="all").as_py()):
+        if (column.unique or name == task.columns.id) and (
+            again := total - pc.count_distinct(everything.column(name), mode="all").as_py()
+        ):
             yield Finding(column=name, rule="not unique", count=again, share=again / total)
     split = task.columns.split or "split"
     if split in everything.schema.names and (task.columns.split or "split" not in present):
@@ -277,12 +343,21 @@ def _copies(table: Any, task: Task, params: Validate, present: dict[str, Column]
         both = int(np.isin(content[held_out], content[~held_out]).sum())
         if both:
             level: Any = "error" if both > params.max_overlap * held_out.sum() else "warn"
-            yield Finding(level=level, rule="rows of valid or test stand in train too (validate.max_overlap)", count=both, share=both / int(held_out.sum()))
+            yield Finding(
+                level=level,
+                rule="rows of valid or test stand in train too (validate.max_overlap)",
+                count=both,
+                share=both / int(held_out.sum()),
+            )
 
 
 def _line(finding: Finding) -> str:
     where = f"{finding.column}: " if finding.column else ""
-    count = f", {finding.count} rows" + (f" ({finding.share:.2%})" if finding.share else "") if finding.count and finding.share else ""
+    count = (
+        f", {finding.count} rows" + (f" ({finding.share:.2%})" if finding.share else "")
+        if finding.count and finding.share
+        else ""
+    )
     at = f", first at row {', '.join(map(str, finding.rows[:5]))}" if finding.rows else ""
     cells = f", for example {', '.join(map(repr, finding.examples))}" if finding.examples else ""
     return f"{finding.level}: {where}{finding.rule}{count}{at}{cells}"
@@ -292,9 +367,22 @@ def markdown(findings: list[Finding]) -> str:
     """Return the findings as a Markdown table; what came from the data is inert in it."""
     if not findings:
         return "# Data\n\nEvery rule holds.\n"
-    lines = ["# Data", "", "| level | column | rule | rows | share | first rows | examples |", "|---|---|---|--:|--:|---|---|"]
+    lines = [
+        "# Data",
+        "",
+        "| level | column | rule | rows | share | first rows | examples |",
+        "|---|---|---|--:|--:|---|---|",
+    ]
     for finding in findings:
-        cells = [finding.level, finding.column, finding.rule, str(finding.count or ""), f"{finding.share:.2%}" if finding.share else "", ", ".join(map(str, finding.rows)), ", ".join(finding.examples)]
+        cells = [
+            finding.level,
+            finding.column,
+            finding.rule,
+            str(finding.count or ""),
+            f"{finding.share:.2%}" if finding.share else "",
+            ", ".join(map(str, finding.rows)),
+            ", ".join(finding.examples),
+        ]
         lines.append("| " + " | ".join(map(inert, cells)) + " |")
     return "\n".join(lines) + "\n"
 
