@@ -137,9 +137,7 @@ def cross_validate(
     } | spread
 
 
-def write_predictions(
-    table: Any, task: Task, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any
-) -> None:
+def write_predictions(table: Any, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any) -> None:
     """Write one row per test row: row_id, target, prediction, and a probability per label."""
     import pyarrow as pa
     import pyarrow.parquet as pq
