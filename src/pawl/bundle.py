@@ -29,11 +29,13 @@ ALLOWED = (
     "lightgbm.sklearn.LGBMClassifier",
     "lightgbm.sklearn.LGBMRegressor",
     "lightgbm.sklearn.LGBMRanker",
+    "numpy.dtype",
     "sklearn._loss.link.",
     "sklearn._loss.loss.",
     "sklearn._loss._loss.",
     "sklearn.ensemble._hist_gradient_boosting.",
     "sklearn.preprocessing.",
+    "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
     "task.",
 )

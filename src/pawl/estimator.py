@@ -14,15 +14,16 @@ def check(task: Task, params: Train) -> None:
     from sklearn.base import is_classifier, is_regressor
 
     estimator = find(params.model)
-    allowed = sorted(estimator._get_param_names())  # noqa: SLF001 - scikit-learn's own way to list them without an instance
+    own = sorted(estimator._get_param_names())  # noqa: SLF001 - scikit-learn's own way to list them without an instance
+    others: set[str] = set()
     if is_lightgbm(params):
         from lightgbm.basic import _ConfigAliases
 
-        aliases = _ConfigAliases._get_all_param_aliases()  # noqa: SLF001 - it publishes no list
-        allowed += [*aliases, *(alias for others in aliases.values() for alias in others)]
+        aliases = _ConfigAliases._get_all_param_aliases()  # noqa: SLF001 - it publishes no list of its keyword arguments
+        others = {*aliases, *(alias for names in aliases.values() for alias in names)}
     for name in params.params:
-        if name not in allowed:
-            refuse_name(f"train.params.{name}", name, sorted(set(allowed)), where=_where("params", name))
+        if name not in others.union(own):
+            refuse_name(f"train.params.{name}", name, own, where=_where("params", name))
     try:
         model = build_model(estimator, params.params)
     except (TypeError, ValueError) as error:
