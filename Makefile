@@ -11,7 +11,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## The pipeline: from the table in params.yaml to an evaluated model [EXAMPLE=adult ADULT=folder]
-	@$(PYTHON) -m scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
+	@$(if $(ADULT),ADULT='$(ADULT)') $(PYTHON) -m scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
 
 test: env ## The test suite
 	@$(BIN)/python -m pytest $(ARGS)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -235,6 +236,9 @@ def workspace(example: str) -> Path:
             sorted(path.parent.name for path in Path("examples").glob("*/params.yaml")),
             where="examples/",
         )
+    for name in re.findall(r"\$\{?(\w+)", (given / "params.yaml").read_text()):
+        if name in os.environ:  # a path relative to here is another one there
+            os.environ[name] = str(Path(os.environ[name]).absolute())
     folder = (Path(".pawl/examples") / example).absolute()
     for name in ("src", "scripts", "requirements"):
         shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -285,7 +289,7 @@ def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str
     if cached:
         lines.append(f"  from cache   {', '.join(cached)}")
     lines.append(f"  in all       {seconds:.1f} s")
-    where = "" if Path.cwd().parent.name != "examples" else f"  (in {Path.cwd()})"
+    where = "" if Path.cwd().parent.name != "examples" else f"  (in .pawl/examples/{Path.cwd().name})"
     lines += [
         "",
         f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}",

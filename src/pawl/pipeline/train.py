@@ -118,16 +118,20 @@ def fit(
         return model.fit(X, y), {}
     import lightgbm
 
-    stop = (
-        [lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False)]
-        if params.early_stopping
-        else []
-    )
-    model.fit(X, y, eval_X=(X_valid, X), eval_y=(y_valid, y), eval_names=["valid", "train"], callbacks=stop)
-    return model, {
-        split: {metric: list(values) for metric, values in curves.items()}
-        for split, curves in model.evals_result_.items()
+    # Threads add a metric up in any order: its last bits are noise, which must not decide when to stop, nor be stored.
+    stop = lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False, min_delta=1e-9)
+    sets = {"eval_X": (X_valid, X), "eval_y": (y_valid, y), "eval_names": ["valid", "train"]}
+    model.fit(X, y, **sets, callbacks=[stop] if params.early_stopping else [])
+    curves = {
+        split: {metric: [float(f"{value:.9g}") for value in values] for metric, values in found.items()}
+        for split, found in model.evals_result_.items()
     }
+    best = {
+        split: {metric: values[(model.best_iteration_ or len(values)) - 1] for metric, values in found.items()}
+        for split, found in curves.items()
+    }
+    model._evals_result, model._best_score, model.booster_.best_score = curves, best, best  # noqa: SLF001 - no public way
+    return model, curves
 
 
 def joined(transformer: Any, model: Any) -> Any:

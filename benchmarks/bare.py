@@ -1,0 +1,98 @@
+"""The same model without this project: one process, one file, nothing kept of a run but its results.
+
+python benchmarks/bare.py params.yaml OUT adult.data adult.test    the rows of the second file are the test rows
+python benchmarks/bare.py params.yaml OUT table.parquet            test and validation rows are drawn
+
+What it leaves out is what the pipeline is for: the schema's checks, slices, plots, golden rows, hashes, DVC. The metrics and
+their intervals are computed by pawl.metrics. An own version with bootstraps by scikit-learn would be slower by more than all
+that the pipeline adds, and each ratio would flatter the pipeline.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import skops.io
+import yaml
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from pawl import metrics
+
+
+def read(files: list[Path], params: dict[str, Any]) -> tuple[pd.DataFrame, Any]:
+    """Return the table, and the name of each row's split, shape (n,)."""
+    rng = np.random.default_rng(params["prepare"]["seed"])
+    valid = params["prepare"]["valid"]
+    if len(files) == 1:
+        table = pd.read_csv(files[0]) if files[0].suffix == ".csv" else pd.read_parquet(files[0])
+        test, place = params["prepare"]["test"], rng.random(len(table))
+        return table, np.select([place < test, place < test + valid], ["test", "valid"], "train")
+    names = params["ingest"]["csv"]["names"]
+    train, held_out = (
+        pd.read_csv(path, names=names, skipinitialspace=True, na_values="?", comment="|") for path in files
+    )
+    table = pd.concat([train, held_out], ignore_index=True)
+    table[params["target"]] = table[params["target"]].str.rstrip(".")
+    split = np.where(rng.random(len(table)) < valid, "valid", "train")
+    split[len(train) :] = "test"
+    return table, split
+
+
+def main() -> None:
+    """Read, split, encode, fit, score, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("params", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
+    args = parser.parse_args()
+    params = yaml.safe_load(args.params.read_text())
+    table, split = read(args.files, params)
+    y = (table[params["target"]] == params["positive"]).to_numpy().astype(np.int64)
+    roles = [params["target"], params["columns"].get("time"), *params["columns"].get("ignore", [])]
+    X = table.drop(columns=roles, errors="ignore")
+    numbers = list(X.select_dtypes("number"))
+    least = params["featurize"]["min_category_rows"]
+    encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=least, dtype="float64")
+    transformer = ColumnTransformer(
+        [("number", "passthrough", numbers), ("category", encoder, list(X.columns.difference(numbers, sort=False)))]
+    )
+    transformer.fit(X[split == "train"])
+    features = {name: transformer.transform(X[split == name]) for name in ("train", "valid", "test")}
+    labels = {name: y[split == name] for name in features}
+
+    fit = params["train"]
+    model = lightgbm.LGBMClassifier(
+        **fit["params"], random_state=fit["seed"], deterministic=True, force_row_wise=True, n_jobs=0, verbose=-1
+    )
+    stop = lightgbm.early_stopping(fit["early_stopping"], first_metric_only=True, verbose=False)
+    model.fit(
+        features["train"],
+        labels["train"],
+        eval_X=(features["valid"], features["train"]),
+        eval_y=(labels["valid"], labels["train"]),
+        eval_names=["valid", "train"],
+        callbacks=[stop],
+    )
+    report = {}
+    for name, matrix in features.items():
+        probabilities = model.predict_proba(matrix)
+        prediction = (probabilities[:, 1] >= params["threshold"]).astype(np.int64)
+        found = metrics.classification(labels[name], probabilities, prediction, seed=0)
+        report[name] = {metric: value._asdict() for metric, value in found.items()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.out / "rounds.json").write_text(json.dumps(model.best_iteration_) + "\n")
+    pd.DataFrame(model.evals_result_["valid"]).to_csv(args.out / "history.csv")
+    skops.io.dump(Pipeline([("features", transformer), ("model", model)]), args.out / "model.skops")
+    answers = {"target": labels["test"], "prediction": prediction, "probability": probabilities[:, 1]}
+    pd.DataFrame(answers).to_parquet(args.out / "predictions.parquet")
+
+
+if __name__ == "__main__":
+    main()

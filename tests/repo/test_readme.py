@@ -1,0 +1,125 @@
+"""README is held to the code: its commands, tree, tables and numbers."""
+
+import json
+import re
+import subprocess
+import typing
+from pathlib import Path
+
+import pytest
+
+from pawl import config, metrics
+from pawl.schema import Column
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+LISTED = subprocess.run(
+    ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+).stdout.split()
+
+
+def block(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z]+)", README))))
+def test_a_make_target_that_readme_names_exists(target):
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_make_target_is_in_readme():
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert [target for target in targets if f"make {target}" not in README] == []
+
+
+def test_the_tree_shows_what_is_there_and_nothing_else():
+    shown, folder = set(), ""
+    for line in block("The tree").split("```")[1].splitlines()[1:]:
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else name
+        shown.add(folder + name if line.startswith(" ") else name)
+    top = {name.split("/")[0] + "/" if "/" in name else name for name in LISTED}
+    ours = {
+        "/".join(name.split("/")[:4])
+        for name in LISTED
+        if name.startswith("src/pawl/") and not name.endswith("__init__.py")
+    }
+    ours = {
+        name if name.endswith(".py") and name.count("/") == 2 else "/".join(name.split("/")[:3]) + "/" for name in ours
+    }
+    hidden = {
+        "src/",
+        ".gitignore",
+        ".dvcignore",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "dvc.lock",
+    }  # what needs no word
+
+    assert top - hidden - {"src/"} == {name for name in shown if not name.startswith("src/")}
+    assert ours | {"src/task/", "src/pawl/"} == {name for name in shown if name.startswith("src/")}
+
+
+@pytest.mark.parametrize("section", ["ingest", "validate", "prepare", "train", "evaluate", "columns"])
+def test_every_key_of_a_section_is_in_readme(section):
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{section}`"))
+    kind = typing.get_type_hints(config.Params)[section]
+
+    assert [name for name in kind.__struct_fields__ if f"`{name}`" not in row] == []
+
+
+def test_every_rule_of_a_column_is_in_readme():
+    assert [name for name in Column.__struct_fields__ if f"`{name}`" not in README] == []
+
+
+def test_every_metric_is_in_readme():
+    documented = set(re.findall(r"`(\w+)`", README.split("Metrics. binary:")[1].split("\n\n")[0]))
+    binary, multi, regression = (
+        set(re.findall(r"\w+", line.split(":", 1)[1]))
+        for line in (metrics.__doc__ or "").splitlines()
+        if line.startswith(("binary:", "multiclass:", "regression:"))
+    )
+
+    assert (
+        binary - {"of", "the", "positive", "label"} | multi - {"one", "against", "the", "rest", "mean"} | regression
+        == documented
+    )
+
+
+def test_every_variable_that_the_code_reads_is_in_readme():
+    read = set()
+    for name in LISTED:
+        if name.startswith(("src/", "scripts/")):
+            read |= set(re.findall(r"PAWL_[A-Z_]+", (ROOT / name).read_text()))
+
+    assert read - {"PAWL_WORKER"} == set(
+        re.findall(r"^\| `(PAWL_[A-Z_]+)`", README, re.MULTILINE)
+    )  # the worker's is set, not read from users
+
+
+def test_the_numbers_of_the_first_screen_are_those_of_the_committed_run():
+    report = json.loads((ROOT / "reports/metrics.json").read_text())
+
+    for name in ("roc_auc", "accuracy", "f1", "log_loss", "ece"):
+        value = report["test"][name]
+        line = f"  {name:<12} {value['value']:>8.4f}  {value['low']:.4f} to {value['high']:.4f}"
+        assert line in README
+
+
+def test_the_numbers_for_adult_are_those_measured():
+    test = json.loads((ROOT / "benchmarks/results/adult.json").read_text())["test"]
+
+    assert f"**{100 * (1 - test['accuracy']['value']):.2f} % error and AUC {test['roc_auc']['value']:.4f}**" in README
+
+
+@pytest.mark.parametrize("name", ["run", "stage", "schema", "lock"])
+def test_a_script_shows_an_example(name, project):
+    import sys
+
+    done = project.call(sys.executable, "-m", f"scripts.{name}", "--help")
+
+    assert f"python -m scripts.{name}" in done.stdout
