@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
                     cause = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
                     raise Problem(
                         f"DVC stopped: {cause[:300]}",
-                        where="dvc.yaml, dvc.lock",
-                        fix="a conflict in dvc.lock: `make relock`; anything else: see DVC's message",
+                        "dvc.yaml, dvc.lock",
+                        "a conflict in dvc.lock: `make relock`; anything else: see DVC's message",
                     ) from error
                 environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
                 return int(code)
@@ -219,7 +219,7 @@ def only_run() -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise Unreachable(
-                "another run of this project is going on", where=Path.cwd(), fix="wait for it, or end it"
+                "another run of this project is going on", Path.cwd(), "wait for it, or end it"
             ) from error
         yield
 

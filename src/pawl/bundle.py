@@ -99,8 +99,8 @@ def save(
     if unknown:
         raise Problem(
             f"the pipeline holds types that a bundle may not: {', '.join(unknown)}",
-            where="train.model, src/task",
-            fix="use scikit-learn's or LightGBM's estimators, or define the class in src/task",
+            "train.model, src/task",
+            "use scikit-learn's or LightGBM's estimators, or define the class in src/task",
         )
     (folder / PIPELINE).write_bytes(stored)
     dtypes = dict(manifest["features"])
@@ -124,8 +124,8 @@ def save(
     if check_golden(bundle):
         raise Problem(
             "the stored pipeline does not predict what the fitted one does",
-            where=folder,
-            fix="an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit",
+            folder,
+            "an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit",
         )
     return bundle
 
@@ -136,44 +136,38 @@ def load(folder: Path) -> Bundle:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest.get("format") != FORMAT:
             raise Problem(
-                f"bundle format {manifest.get('format')} is not {FORMAT}",
-                where=folder,
-                fix="train again with this version",
+                f"bundle format {manifest.get('format')} is not {FORMAT}", folder, "train again with this version"
             )
         content = {key: value for key, value in manifest.items() if key not in {"digest", "made_by"}}
         if manifest["digest"] != "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
             raise Problem(
                 "the manifest is not the one that was written: its digest differs",
-                where=folder / MANIFEST,
-                fix="fetch the bundle again",
+                folder / MANIFEST,
+                "fetch the bundle again",
             )
         if set(manifest["files"]) != {GOLDEN, PIPELINE, TRAINED_ON}:
             raise Problem(
-                f"the manifest lists {sorted(manifest['files'])}", where=folder / MANIFEST, fix="fetch the bundle again"
+                f"the manifest lists {sorted(manifest['files'])}", folder / MANIFEST, "fetch the bundle again"
             )
         for name, expected in manifest["files"].items():
             size = (folder / name).stat().st_size
             if size != expected["size"] or _sha256(folder / name) != expected["sha256"]:
                 raise Problem(
                     f"{name} is not the file that was written: {size} bytes, expected {expected['size']}; or its SHA-256 differs",
-                    where=folder / name,
-                    fix="fetch the bundle again",
+                    folder / name,
+                    "fetch the bundle again",
                 )
     except FileNotFoundError as error:
-        raise Problem(
-            "not a complete bundle", where=error.filename or folder, fix="run `make run`, or `make pull`"
-        ) from error
+        raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise Problem(
-            f"the manifest cannot be read: {error!r}", where=folder / MANIFEST, fix="fetch the bundle again"
-        ) from error
+        raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, "fetch the bundle again") from error
     stored = (folder / PIPELINE).read_bytes()
     unknown = untrusted(stored)
     if unknown:
         raise Problem(
             f"refused: the pipeline holds types that are not allowed: {', '.join(unknown)}",
-            where=folder / PIPELINE,
-            fix="do not use this file",
+            folder / PIPELINE,
+            "do not use this file",
         )
     import skops.io
 
@@ -219,8 +213,8 @@ def dump(fitted: Any) -> bytes:
     except (TypeError, skops.io.exceptions.UnsupportedTypeException, AttributeError) as error:
         raise Problem(
             f"the pipeline cannot be stored without pickle: {error}",
-            where="train.model, src/task",
-            fix="use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task",
+            "train.model, src/task",
+            "use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task",
         ) from error
     schema = json.loads(given.read("schema.json"))
     ids: dict[int, int] = {}

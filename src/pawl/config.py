@@ -174,9 +174,7 @@ def load(path: Path) -> Params:
     _refuse_unknown(values, Params, (), path, lines)
     if absent := [name for name in _fields(Params) if name not in values]:
         # DVC stops at a parameter that it cannot find; all keys at the top are there, with {} or null where there is nothing to say.
-        raise Problem(
-            f"the key {absent[0]} is missing", where=path, fix=f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}"
-        )
+        raise Problem(f"the key {absent[0]} is missing", path, f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}")
     try:
         params = msgspec.convert(values, Params, strict=True)
     except msgspec.ValidationError as error:
@@ -184,8 +182,8 @@ def load(path: Path) -> Params:
         key = tuple(at.rstrip("`").replace("[...]", "").split(".")) if at else ()
         raise Problem(
             f"{'.'.join(key) or 'params'}: {message[:1].lower()}{message[1:]}",
-            where=f"{path}:{_line(lines, key)}",
-            fix=_allowed(key) or "correct the value; README, Configuration, lists what each key takes",
+            f"{path}:{_line(lines, key)}",
+            _allowed(key) or "correct the value; README, Configuration, lists what each key takes",
         ) from error
     _check(params, path, lines)
     return params
@@ -199,29 +197,27 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         values = yaml.load(text, Loader=yaml.CSafeLoader)
     except FileNotFoundError as error:
         raise Problem(
-            f"{path} does not exist", where=Path.cwd(), fix="run from the project's root, or restore the file from git"
+            f"{path} does not exist", Path.cwd(), "run from the project's root, or restore the file from git"
         ) from error
     except UnicodeDecodeError as error:
-        raise Problem(
-            f"{path} is not UTF-8: {error.reason} at byte {error.start}", where=path, fix="save it as UTF-8"
-        ) from error
+        raise Problem(f"{path} is not UTF-8: {error.reason} at byte {error.start}", path, "save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise Problem(
             f"not valid YAML: {getattr(error, 'problem', error)}",
-            where=where,
-            fix="correct the line; indentation is two spaces, strings with : or # are quoted",
+            where,
+            "correct the line; indentation is two spaces, strings with : or # are quoted",
         ) from error
     if not isinstance(values, dict):
-        raise Problem("the file holds no mapping", where=path, fix="restore it from git")
+        raise Problem("the file holds no mapping", path, "restore it from git")
     lines: dict[tuple[str, ...], int] = {}
     for key, line in _keys(node, ()):
         if key in lines:
             raise Problem(
                 f"{'.'.join(key)} stands there twice (first on line {lines[key]})",
-                where=f"{path}:{line}",
-                fix="remove one of them",
+                f"{path}:{line}",
+                "remove one of them",
             )
         lines[key] = line
     return values, lines
@@ -274,7 +270,7 @@ def refuse_name(label: str, name: str, allowed: list[str], *, where: str) -> Non
     """Raise Problem for a name that does not exist, with the nearest that does."""
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise Problem(f"{label} is not a known name", where=where, fix=f"{hint}allowed: {', '.join(sorted(allowed))}")
+    raise Problem(f"{label} is not a known name", where, f"{hint}allowed: {', '.join(sorted(allowed))}")
 
 
 def _allowed(key: tuple[str, ...]) -> str:
@@ -322,7 +318,7 @@ def _check(params: Params, path: Path, lines: Mapping[tuple[str, ...], int]) -> 
     """Refuse what is well typed and makes no sense."""
 
     def refuse(what: str, fix: str, *key: str) -> None:
-        raise Problem(what, where=f"{path}:{_line(lines, key)}", fix=fix)
+        raise Problem(what, f"{path}:{_line(lines, key)}", fix)
 
     if params.task == "binary" and params.positive is None:
         refuse(

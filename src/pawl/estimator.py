@@ -28,22 +28,20 @@ def check(task: Task, params: Train) -> None:
         model = build_model(estimator, params.params)
     except (TypeError, ValueError) as error:
         raise Problem(
-            f"{params.model} cannot be made: {error}",
-            where=_where("params"),
-            fix="correct train.params, or src/task/model.py",
+            f"{params.model} cannot be made: {error}", _where("params"), "correct train.params, or src/task/model.py"
         ) from error
     if not (is_regressor if task.task == "regression" else is_classifier)(model):
         kind = "regressor" if task.task == "regression" else "classifier"
         raise Problem(
             f"{params.model} is not a {kind}, and task is {task.task}",
-            where=_where("model"),
-            fix=f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}",
+            _where("model"),
+            f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}",
         )
     if params.device == "gpu" and not is_lightgbm(params):
         raise Problem(
             f"{params.model} does not train on a GPU here",
-            where=_where("device"),
-            fix="set train.device: cpu, or train.model: lightgbm.LGBMClassifier",
+            _where("device"),
+            "set train.device: cpu, or train.model: lightgbm.LGBMClassifier",
         )
 
 
@@ -55,8 +53,8 @@ def find(path: str) -> Any:
     except (ImportError, ValueError) as error:
         raise Problem(
             f"train.model: {path} cannot be imported ({error})",
-            where=_where("model"),
-            fix="give a dotted path, for example sklearn.ensemble.RandomForestClassifier",
+            _where("model"),
+            "give a dotted path, for example sklearn.ensemble.RandomForestClassifier",
         ) from error
     estimator = getattr(found, name, None)
     if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
@@ -80,8 +78,8 @@ def make(params: Train, labels: list[str]) -> Any:
         if "class_weight" not in names:
             raise Problem(
                 f"{params.model} has no class weights",
-                where=_where("class_weight"),
-                fix="remove train.class_weight, or choose another model",
+                _where("class_weight"),
+                "remove train.class_weight, or choose another model",
             )
         extra["class_weight"] = (
             params.class_weight if isinstance(params.class_weight, str) else _numbered(params.class_weight, labels)
@@ -117,8 +115,8 @@ def _probe_gpu() -> None:
     except lightgbm.basic.LightGBMError as error:
         raise Problem(
             f"train.device is gpu, and LightGBM cannot use one: {error}",
-            where=_where("device"),
-            fix="register the driver in /etc/OpenCL/vendors (NVIDIA: libnvidia-opencl.so.1, container capabilities compute,utility), or set device: cpu",
+            _where("device"),
+            "register the driver in /etc/OpenCL/vendors (NVIDIA: libnvidia-opencl.so.1, container capabilities compute,utility), or set device: cpu",
         ) from error
 
 

@@ -8,7 +8,7 @@ class Problem(Exception):  # noqa: N818 - it is reported, not raised at, a user
 
     code = 2
 
-    def __init__(self, what: str, *, where: str | Path, fix: str) -> None:
+    def __init__(self, what: str, where: str | Path, fix: str) -> None:
         super().__init__(what)
         self.what, self.where, self.fix = what, str(where), fix
 

@@ -38,15 +38,15 @@ class Schema(Section):
 def load(path: Path) -> Schema:
     """Return the schema in `path`; raise Problem with file, line and what is allowed."""
     if not path.exists():
-        raise Problem(f"{path} does not exist", where=path, fix="run `make schema`: it infers one from your table")
+        raise Problem(f"{path} does not exist", path, "run `make schema`: it infers one from your table")
     values, lines = read_yaml(path)
     columns = values.get("columns")
     if not isinstance(columns, dict) or set(values) != {"columns"}:
-        raise Problem("the file must hold `columns:` and nothing else at its top", where=path, fix="run `make schema`")
+        raise Problem("the file must hold `columns:` and nothing else at its top", path, "run `make schema`")
     for name, rules in columns.items():
         where = f"{path}:{lines['columns', str(name)]}"
         if not isinstance(rules, dict):
-            raise Problem(f"{name} has no rules", where=where, fix=f"write  {name}: {{dtype: number}}")
+            raise Problem(f"{name} has no rules", where, f"write  {name}: {{dtype: number}}")
         for rule in rules:
             if rule not in Column.__struct_fields__:
                 refuse_name(
@@ -60,7 +60,7 @@ def load(path: Path) -> Schema:
         try:
             msgspec.convert(rules, Column)
         except msgspec.ValidationError as error:
-            raise Problem(f"{name}: {error}", where=where, fix="see README, Configuration") from error
+            raise Problem(f"{name}: {error}", where, "see README, Configuration") from error
     return msgspec.convert({"columns": {str(name): rules for name, rules in columns.items()}}, Schema)
 
 

@@ -56,8 +56,8 @@ def fingerprint(ingest: Ingest) -> dict[str, Any]:
     if ingest.digest and ingest.digest != digest:
         raise Problem(
             f"the source's digest is {digest}, params.yaml pins {ingest.digest}",
-            where=f"{paths.PARAMS}: ingest.digest",
-            fix="restore the data it was pinned to, or pin the new digest in a commit that says why",
+            f"{paths.PARAMS}: ingest.digest",
+            "restore the data it was pinned to, or pin the new digest in a commit that says why",
         )
     return {"digest": digest, "files": files}
 
@@ -74,9 +74,7 @@ def batches(ingest: Ingest) -> Iterator[tuple[str | None, Any]]:
             rows += batch.num_rows
             yield file.part, batch
         if not rows:
-            raise Problem(
-                f"{file.name} holds 0 rows", where=file.name, fix="check the file, or ingest.source in params.yaml"
-            )
+            raise Problem(f"{file.name} holds 0 rows", file.name, "check the file, or ingest.source in params.yaml")
 
 
 def _read(file: File, ingest: Ingest) -> Iterator[Any]:
@@ -96,8 +94,8 @@ def _parquet(file: File) -> Iterator[Any]:
     except (pa.ArrowInvalid, OSError) as error:
         raise Problem(
             f"{file.name} is not a complete parquet file ({file.size} bytes): {_first_line(error)}",
-            where=file.name,
-            fix="fetch or write it again",
+            file.name,
+            "fetch or write it again",
         ) from error
 
 
@@ -149,7 +147,7 @@ class _Text(io.RawIOBase):
         return block
 
     def _refuse(self, what: str, line: int, fix: str) -> None:
-        raise Problem(f"{self.file.name} {what}", where=f"{self.file.name}, line {line}", fix=fix)
+        raise Problem(f"{self.file.name} {what}", f"{self.file.name}, line {line}", fix)
 
 
 class _Recoded(io.RawIOBase):
@@ -164,8 +162,8 @@ class _Recoded(io.RawIOBase):
         except UnicodeError as error:
             raise Problem(
                 f"{self.file.name} is not {self.text.encoding}: {error}",
-                where=f"{self.file.name}, after line {self.line}",
-                fix="set ingest.csv.encoding",
+                f"{self.file.name}, after line {self.line}",
+                "set ingest.csv.encoding",
             ) from error
         self.line += len(lines)
         return [line.encode() for line in lines]
@@ -181,8 +179,8 @@ def _open(file: File, options: Csv) -> _Text:
         except LookupError as error:
             raise Problem(
                 f"no encoding is called {options.encoding}",
-                where=f"{paths.PARAMS}: ingest.csv.encoding",
-                fix="utf-8, latin-1, cp1252, utf-16 ...",
+                f"{paths.PARAMS}: ingest.csv.encoding",
+                "utf-8, latin-1, cp1252, utf-16 ...",
             ) from error
     return _Text(stream, file, options)
 
@@ -220,8 +218,8 @@ def _csv(file: File, options: Csv) -> Iterator[Any]:
             return
         raise Problem(
             f"{file.name} cannot be read as a table: {message}",
-            where=file.name,
-            fix="look for a quote that is not closed; ingest.csv in params.yaml sets separator and quote",
+            file.name,
+            "look for a quote that is not closed; ingest.csv in params.yaml sets separator and quote",
         ) from error
     if bad:
         shown = "; ".join(
@@ -229,8 +227,8 @@ def _csv(file: File, options: Csv) -> Iterator[Any]:
         )
         raise Problem(
             f"{len(bad)} rows of {file.name} do not have {len(names)} columns: {shown}",
-            where=f"{file.name}, row {bad[0][0]}" if bad[0][0] else file.name,
-            fix="repair the rows, or correct ingest.csv (separator, quote, comment, names) in params.yaml",
+            f"{file.name}, row {bad[0][0]}" if bad[0][0] else file.name,
+            "repair the rows, or correct ingest.csv (separator, quote, comment, names) in params.yaml",
         )
 
 
@@ -248,17 +246,17 @@ def _header(file: File, options: Csv) -> list[str]:
     names = [name.strip() if options.trim else name for name in row]
     where, fix = f"{file.name}, line 1", "correct the header, or give ingest.csv.names for a file without one"
     if not names:
-        raise Problem(f"{file.name} is empty", where=file.name, fix="check the file, or ingest.source in params.yaml")
+        raise Problem(f"{file.name} is empty", file.name, "check the file, or ingest.source in params.yaml")
     if len(names) == 1 and (other := next((mark for mark in ";\t|," if mark in names[0]), None)):
         raise Problem(
             f"{file.name} has one column with {options.separator!r} as separator",
-            where=where,
-            fix=f"set ingest.csv.separator: {json.dumps(other)}",
+            where,
+            f"set ingest.csv.separator: {json.dumps(other)}",
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where=where, fix=fix)
+        raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where, fix)
     if "" in names:
-        raise Problem(f"column {names.index('') + 1} has no name", where=where, fix=fix)
+        raise Problem(f"column {names.index('') + 1} has no name", where, fix)
     return names
 
 
@@ -282,8 +280,8 @@ def _files(name: str, part: str | None) -> list[File]:
     if undefined := re.search(r"\$\{?(\w+)", address):
         raise Problem(
             f"the environment variable {undefined[1]} is not set",
-            where=f"{paths.PARAMS}: ingest.source, {name}",
-            fix=f"set it: {undefined[1]}=<folder> make run ...",
+            f"{paths.PARAMS}: ingest.source, {name}",
+            f"set it: {undefined[1]}=<folder> make run ...",
         )
     label = name.split("?", maxsplit=1)[0]  # what follows may be a signature
     try:
@@ -291,8 +289,8 @@ def _files(name: str, part: str | None) -> list[File]:
     except (ValueError, ImportError) as error:
         raise Problem(
             f"{label} cannot be opened: {error}",
-            where=f"{paths.PARAMS}: ingest.source",
-            fix="install the extra of that storage: requirements/{s3,gs,azure}.txt",
+            f"{paths.PARAMS}: ingest.source",
+            "install the extra of that storage: requirements/{s3,gs,azure}.txt",
         ) from error
     local = "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
     if local:
@@ -310,8 +308,8 @@ def _files(name: str, part: str | None) -> list[File]:
             kept = Path(f"{path}.dvc").exists()
             raise Problem(
                 f"{label} does not exist",
-                where=f"{paths.PARAMS}: ingest.source",
-                fix="dvc keeps it: run `dvc pull` or `dvc checkout`"
+                f"{paths.PARAMS}: ingest.source",
+                "dvc keeps it: run `dvc pull` or `dvc checkout`"
                 if kept
                 else f"correct the path; it is relative to {Path.cwd()}",
             )
@@ -322,7 +320,7 @@ def _files(name: str, part: str | None) -> list[File]:
     many = "*" in path and "http" not in str(system.protocol)
     addresses = _patiently(label, lambda: sorted(system.glob(path))) if many else [path]
     if not addresses:
-        raise Problem(f"{label} matches nothing", where=f"{paths.PARAMS}: ingest.source", fix="correct the pattern")
+        raise Problem(f"{label} matches nothing", f"{paths.PARAMS}: ingest.source", "correct the pattern")
     return [_download(system, each, each if many else label, part) for each in addresses]
 
 
@@ -348,8 +346,8 @@ def _download(system: Any, address: str, label: str, part: str | None) -> File:
             if info.get("size") not in (None, size):
                 raise Unreachable(
                     f"{label} broke off: {size} of {info['size']} bytes came",
-                    where=f"{paths.PARAMS}: ingest.source",
-                    fix="run again",
+                    f"{paths.PARAMS}: ingest.source",
+                    "run again",
                 )
             partial.replace(path)
         finally:
@@ -363,21 +361,19 @@ def _patiently(label: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except FileNotFoundError as error:
-            raise Problem(
-                f"{label} does not exist", where=f"{paths.PARAMS}: ingest.source", fix="correct the address"
-            ) from error
+            raise Problem(f"{label} does not exist", f"{paths.PARAMS}: ingest.source", "correct the address") from error
         except PermissionError as error:
             raise Problem(
                 f"access to {label} was refused",
-                where=f"{paths.PARAMS}: ingest.source",
-                fix="check the credentials in the environment",
+                f"{paths.PARAMS}: ingest.source",
+                "check the credentials in the environment",
             ) from error
         except Exception as error:  # each storage library has exceptions of its own
             if attempt == ATTEMPTS - 1:
                 raise Unreachable(
                     f"{label} did not answer: {type(error).__name__}",
-                    where=f"{paths.PARAMS}: ingest.source",
-                    fix="check the network and the address, then run again",
+                    f"{paths.PARAMS}: ingest.source",
+                    "check the network and the address, then run again",
                 ) from error
             time.sleep(0.5 * 2**attempt)
     raise AssertionError
@@ -404,12 +400,10 @@ def _query(sql: Sql) -> File:
     url = os.environ.get("PAWL_SQL_URL")
     if not url:
         raise Problem(
-            "PAWL_SQL_URL is not set",
-            where=where,
-            fix="set it to the database's address, for example sqlite:///data.db",
+            "PAWL_SQL_URL is not set", where, "set it to the database's address, for example sqlite:///data.db"
         )
     if not sql.query.exists():
-        raise Problem(f"{sql.query} does not exist", where=where, fix="write the query into that file")
+        raise Problem(f"{sql.query} does not exist", where, "write the query into that file")
     from sqlalchemy import create_engine, exc
 
     try:
@@ -417,8 +411,8 @@ def _query(sql: Sql) -> File:
     except (exc.ArgumentError, ImportError) as error:
         raise Problem(
             f"PAWL_SQL_URL cannot be used: {_first_line(error)}",
-            where="environment",
-            fix="postgresql+psycopg://... needs requirements/postgres.txt",
+            "environment",
+            "postgresql+psycopg://... needs requirements/postgres.txt",
         ) from error
     bounds = window(sql)
     try:
@@ -432,12 +426,12 @@ def _query(sql: Sql) -> File:
     except exc.OperationalError as error:
         raise Unreachable(
             f"the database did not answer: {_first_line(error.orig or error)}",
-            where="PAWL_SQL_URL",
-            fix="check that it runs and that the address is right",
+            "PAWL_SQL_URL",
+            "check that it runs and that the address is right",
         ) from error
     except exc.SQLAlchemyError as error:
         raise Problem(
-            f"the query failed: {_first_line(error)}", where=sql.query, fix="try it in the database's own client"
+            f"the query failed: {_first_line(error)}", sql.query, "try it in the database's own client"
         ) from error
     finally:
         engine.dispose()
@@ -472,9 +466,7 @@ def _save(engine: Any, query: Path, bounds: Mapping[str, str], path: Path) -> No
             writer = writer or pq.ParquetWriter(partial, batch.schema)
             writer.write_batch(batch)
         if writer is None:
-            raise Problem(
-                "the query returned 0 rows", where=query, fix="check the query and its window (ingest.sql.days, until)"
-            )
+            raise Problem("the query returned 0 rows", query, "check the query and its window (ingest.sql.days, until)")
         writer.close()
         partial.replace(path)
     finally:

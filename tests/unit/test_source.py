@@ -75,7 +75,7 @@ def digest(**given):
         pytest.param('"a\nc",b\n1,2\n', {}, {"a\nc": ["1"], "b": ["2"]}, id="newline in the header"),
         pytest.param('a,b\n1,"x\ny, ""z"""\n', {}, {"a": ["1"], "b": ['x\ny, "z"']}, id="newline in quotes"),
         pytest.param('a,b\n1,"x\n#y"\n', {"comment": "#"}, {"a": ["1"], "b": ["x\n#y"]}, id="no comment in quotes"),
-        pytest.param('a,b\n1,5"\n', {"quote": ""}, {"a": ["1"], "b": ['5"']}, id="quotes as characters"),
+        pytest.param('a,b\n1,"x\n2,y"\n', {"quote": ""}, {"a": ["1", "2"], "b": ['"x', 'y"']}, id="no quotes"),
         pytest.param("a,b\n,NA\nnull,?\n", {}, {"a": [None, None], "b": [None, "?"]}, id="missing"),
         pytest.param("a,b\n,NA\nx,?\n", {"missing": ("?",)}, {"a": ["", "x"], "b": ["NA", None]}, id="own missing"),
         pytest.param("a,b\n?,NA\n", {"missing": ()}, {"a": ["?"], "b": ["NA"]}, id="nothing is missing"),

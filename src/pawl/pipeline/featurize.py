@@ -18,8 +18,8 @@ def run(task: Task, params: FeaturizeParams, schema: Schema) -> None:
     if not dtypes:
         raise Problem(
             "no column is left to learn from",
-            where=paths.SCHEMA,
-            fix="give columns the dtype integer, number, boolean or category; see `columns` in params.yaml",
+            paths.SCHEMA,
+            "give columns the dtype integer, number, boolean or category; see `columns` in params.yaml",
         )
     transformer = build_features(dtypes, params)
     paths.FEATURES.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ def run(task: Task, params: FeaturizeParams, schema: Schema) -> None:
     except (ValueError, TypeError) as error:
         raise Problem(
             f"the transformer cannot be fitted: {error}",
-            where="src/task/features.py",
-            fix="it must take a DataFrame of the feature columns",
+            "src/task/features.py",
+            "it must take a DataFrame of the feature columns",
         ) from error
     del train
     frames.write_matrix(features, paths.FEATURES / "train")

@@ -51,8 +51,8 @@ def run(task: Task, params: Ingest, schema: Schema) -> None:
                 odd = sorted(set(typed.schema.names) ^ set(fields.names))
                 raise Problem(
                     f"the files of the source have different columns: {', '.join(odd)}",
-                    where="ingest.source",
-                    fix="give files of one shape",
+                    "ingest.source",
+                    "give files of one shape",
                 )
             writer.write_batch(typed.select(fields.names).cast(fields))
             done += batch.num_rows

@@ -33,8 +33,8 @@ def run(task: Task, params: Prepare, schema: Schema) -> None:
         if not part.num_rows:
             raise Problem(
                 f"the {name} split is empty: {table.num_rows} rows, prepare.split: {params.split}",
-                where=f"{paths.PARAMS}: prepare",
-                fix="correct the shares or dates there",
+                f"{paths.PARAMS}: prepare",
+                "correct the shares or dates there",
             )
         pq.write_table(part, paths.PREPARED / f"{name}.parquet", compression="zstd", compression_level=1)
         report["splits"][name] = {"rows": part.num_rows} | _shares(part.column(task.target), task)
@@ -80,8 +80,8 @@ def _split(table: Any, content: Any, task: Task, params: Prepare) -> Any:
     if unknown := sorted(set(map(str, said)) - set(SPLITS)):
         raise Problem(
             f"{task.columns.split} holds {unknown[0]!r}",
-            where=f"{paths.PARAMS}: columns.split",
-            fix=f"its values must be {', '.join(SPLITS)}",
+            f"{paths.PARAMS}: columns.split",
+            f"its values must be {', '.join(SPLITS)}",
         )
     split = np.select([said == "test", said == "valid"], [2, 1], 0)
     if not (split == 1).any():  # validation rows come out of the training rows
@@ -101,8 +101,8 @@ def _by_time(table: Any, task: Task, params: Prepare) -> Any:
         )
         raise Problem(
             "prepare.split: time needs prepare.valid_from and prepare.test_from",
-            where=f"{paths.PARAMS}: prepare",
-            fix=f"for your shares of this table: valid_from: {json.dumps(str(late))}, test_from: {json.dumps(str(later))}",
+            f"{paths.PARAMS}: prepare",
+            f"for your shares of this table: valid_from: {json.dumps(str(late))}, test_from: {json.dumps(str(later))}",
         )
     return np.select([times >= params.test_from, times >= params.valid_from], [2, 1], 0)
 

@@ -39,8 +39,8 @@ def run(task: Task, params: Train) -> None:
     if unknown := bundle.untrusted(stored):
         raise Problem(
             f"the transformer holds types that a bundle may not: {', '.join(unknown)}",
-            where="src/task/features.py",
-            fix="use scikit-learn's transformers, or define the class in src/task",
+            "src/task/features.py",
+            "use scikit-learn's transformers, or define the class in src/task",
         )
     transformer = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
     dtypes = json.loads((paths.FEATURES / "features.json").read_text())["columns"]
@@ -100,8 +100,8 @@ def target(column: Any, labels: Sequence[str]) -> Any:
     if unknown := [value for value in values if value not in numbers]:
         raise Problem(
             f"class {unknown[0]} has no row in the train split",
-            where=paths.PREPARED,
-            fix="bring more rows of it, or merge classes (ingest.replace in params.yaml)",
+            paths.PREPARED,
+            "bring more rows of it, or merge classes (ingest.replace in params.yaml)",
         )
     return np.array([numbers[value] for value in values], dtype=np.int64)[encoded.indices.to_numpy()]
 
@@ -161,8 +161,8 @@ def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
         if worth.max() < 0:
             raise Problem(
                 f"no threshold reaches precision {threshold.precision} on the validation split; the best is {precision.max():.3f}",
-                where=f"{paths.PARAMS}: threshold",
-                fix="ask for less",
+                f"{paths.PARAMS}: threshold",
+                "ask for less",
             )
     return float(cut[int(np.argmax(worth))])
 
