@@ -69,8 +69,8 @@ class Task(Section):
 class Csv(Section):
     """How text files are read."""
 
-    separator: str = ","
-    quote: str = '"'
+    separator: typing.Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
+    quote: typing.Annotated[str, msgspec.Meta(max_length=1)] = '"'  # "" for none
     names: tuple[str, ...] = ()  # for files without a header
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
     comment: str | None = None

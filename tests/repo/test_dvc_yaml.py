@@ -25,7 +25,7 @@ def imports(path: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         found |= {file for name in names if name.split(".")[0] in {"pawl", "task"} and (file := module_file(name))}
-    return {file for file in found if file.name != "__init__.py"}
+    return {file for file in found if file.name != "__init__.py" or file.parent.name == "source"}
 
 
 def closure(stage: str) -> set[str]:

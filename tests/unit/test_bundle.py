@@ -272,6 +272,12 @@ def test_the_threshold_decides_the_label(tmp_path, threshold):
     assert 0.2 < probabilities[:, 1].min() < 0.5 < probabilities[:, 1].max() < 0.9
 
 
+def test_a_row_at_the_threshold_is_positive(tmp_path):
+    probability = float(save(tmp_path).predict_records(RECORDS[:1])[1][0, 1])
+
+    assert save(tmp_path, threshold=probability).predict_records(RECORDS[:1])[0] == ["yes"]
+
+
 def test_the_most_probable_label_is_the_answer(tmp_path):
     labels, probabilities = save(tmp_path, task="multiclass").predict_records(RECORDS)
 

@@ -116,6 +116,19 @@ def test_a_file_that_is_no_parameters_is_a_problem(tmp_path, content, what):
     assert caught.value.where.startswith(str(tmp_path / "params.yaml"))
 
 
+def test_a_split_by_time_needs_a_time(tmp_path):
+    text = edited("  time: month", "  group: month").replace("split: random", "split: time")
+
+    with pytest.raises(Problem, match=r"prepare\.split: time needs columns\.time"):
+        load(tmp_path, text)
+
+
+def test_a_column_with_a_role_is_no_feature(tmp_path):
+    params = load(tmp_path, edited("  time: month", "  {id: a, time: b, group: c, split: d, ignore: [e, f]}"))
+
+    assert params.roles == {"income", *"abcdef"}
+
+
 def test_a_file_that_is_not_there_is_a_problem(tmp_path):
     with pytest.raises(Problem, match="does not exist"):
         config.load(tmp_path / "params.yaml")

@@ -7,7 +7,7 @@ from sklearn import metrics as theirs
 
 from pawl import metrics
 
-ROWS, REPEATS = 400, 200
+ROWS, REPEATS, BINS = 400, 200, 15
 EPS = np.finfo(float).eps
 
 
@@ -21,8 +21,8 @@ def drawn(classes, seed, rows=ROWS, decimals=3):
 
 
 def calibration_error(hit, score):
-    place = np.minimum((score * metrics.CALIBRATION_BINS).astype(int), metrics.CALIBRATION_BINS - 1)
-    return sum(abs((hit - score)[place == number].sum()) for number in range(metrics.CALIBRATION_BINS)) / len(hit)
+    place = np.minimum((score * BINS).astype(int), BINS - 1)
+    return sum(abs((hit - score)[place == number].sum()) for number in range(BINS)) / len(hit)
 
 
 OF_PREDICTIONS = {
@@ -125,6 +125,32 @@ def test_an_interval_of_a_regressor_holds_the_truth_in_95_of_100_samples():
         name: np.mean([each[name].low <= value <= each[name].high for each in found]) for name, value in truth.items()
     }
     assert all(0.90 <= covered <= 0.99 for covered in share.values()), share
+
+
+def test_a_class_counts_where_it_is_seen_in_labels_or_predictions():
+    y, prediction = np.array([0, 0, 1, 1, 3]), np.array([0, 2, 1, 1, 1])  # 2 is only predicted, 3 never, 4 neither
+
+    found = metrics.classification(y, np.full((5, 5), 0.2), prediction, seed=0)
+
+    expected = {"balanced_accuracy": 1.5 / 3, "recall_macro": 1.5 / 4, "precision_macro": (1 + 2 / 3) / 4}
+    expected |= {"f1_macro": (2 / 3 + 4 / 5) / 4, "f1_weighted": (4 / 3 + 8 / 5) / 5}
+    assert {name: found[name].value for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("hits", "low", "high"), [(8, 0.4902, 0.9433), (0, 0.0, 0.2775), (10, 0.7225, 1.0)])
+def test_the_interval_of_a_share_is_wilsons(hits, low, high):
+    assert metrics.wilson(hits, 10) == pytest.approx((hits / 10, low, high, 10), abs=1e-4)
+
+
+def test_binning_scores_hardly_moves_the_interval_of_average_precision(monkeypatch):
+    y, probabilities, _ = drawn(2, 0, rows=5000, decimals=9)
+
+    found = []
+    for bins in (5000, 20):
+        monkeypatch.setattr(metrics, "SCORE_BINS", bins)
+        found.append(metrics._average_precision(y, probabilities[:, 1], np.random.default_rng(0)))
+
+    assert found[0] == pytest.approx(found[1], abs=0.003)
 
 
 def test_where_one_class_is_absent_a_metric_of_ranks_is_nan():

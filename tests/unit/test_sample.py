@@ -64,11 +64,15 @@ def test_drift_changes_the_last_months_only():
     plain, shifted = table(), table(drift=1.0)
     late = pc.greater_equal(plain["month"], f"2025-{sample.DRIFT_FROM + 1:02d}")
 
+    def northerners(rows):
+        return pc.mean(pc.equal(rows.filter(late)["region"], "north").cast(pa.int8())).as_py()
+
     def mean_age(rows):
         return pc.mean(rows.filter(late)["age"]).as_py()
 
     assert shifted.filter(pc.invert(late)) == plain.filter(pc.invert(late))
     assert mean_age(shifted) > mean_age(table(drift=0.5)) > mean_age(plain) + 2
+    assert abs(northerners(shifted) - northerners(plain)) > 0.1
     assert 0.2 < pc.mean(late.cast(pa.int8())).as_py() < 0.3
 
 

@@ -16,7 +16,7 @@ task: binary
 target: y
 positive: 1
 threshold: 0.5
-columns: {id: key}
+columns: {id: key, time: month}
 ingest: {source: data.csv}
 validate: {}
 prepare: {}
@@ -27,7 +27,8 @@ evaluate: {}
 # What 250 rows of each column hold, and what is inferred from it.
 INFERRED = {
     "key": ([f"k{number}" for number in range(250)], {"dtype": "text"}),
-    "count": ([None if number % 50 == 0 else number % 7 for number in range(250)], {"dtype": "integer", "missing": 0.05, "min": 0, "scale": 3.0}),
+    "month": (["2025-01", "2025-02"] * 125, {"dtype": "text"}),  # new ones come every month
+    "count": ([None if number < 60 else number % 7 for number in range(250)], {"dtype": "integer", "missing": 0.5, "min": 0, "scale": 3.01}),
     "balance": ([number - 125.5 for number in range(250)], {"dtype": "number", "scale": 62.5}),
     "member": (["true", "False"] * 125, {"dtype": "boolean"}),
     "day": ([f"2025-01-{number % 28 + 1:02d}" for number in range(250)], {"dtype": "datetime"}),
@@ -138,12 +139,18 @@ def test_force_infers_again(table):
 
 def test_a_column_that_is_gone_goes_and_is_named(table, capsys):
     inferred()
+    path = Path("schema.yaml")
+    path.write_text(
+        path.read_text().replace("  note:", "  # on notes\n  note:").replace("  blanks:", "  # on blanks\n  blanks:")
+    )
     del table["note"]
     written(table)
     capsys.readouterr()
 
     assert list(inferred()) == list(table)
-    assert "removed: note; kept as they were: 10" in capsys.readouterr().out
+    assert "removed: note; kept as they were: 11" in capsys.readouterr().out
+    assert "# on notes" not in path.read_text()
+    assert "  # on blanks\n  blanks:" in path.read_text()
 
 
 def test_a_file_without_a_last_line_end_is_extended_in_a_line_of_its_own(table):

@@ -313,7 +313,7 @@ def site():
 @pytest.fixture
 def pauses(monkeypatch):
     noted = []
-    monkeypatch.setattr("pawl.source.time.sleep", noted.append)
+    monkeypatch.setattr("time.sleep", noted.append)
     return noted
 
 
