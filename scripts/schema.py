@@ -13,53 +13,50 @@ from typing import Any
 
 import yaml
 
-from pawl import config, paths, source
+from pawl import config, paths, schema, source
+from pawl.pipeline import ingest
 from pawl.problem import Problem
 
 MOST_VALUES = 200  # more distinct values than this make a text, not a category
 MISSING_STEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?")
+TYPES = {kind: schema.arrow_types({kind: kind})[kind] for kind in ("integer", "number", "boolean", "datetime")}
 
 
 class Seen:
-    """What one column's cells were, over the whole table."""
+    """What one column's cells were, over the whole table. A dtype stays possible as long as `ingest` would take every cell for it."""
 
     def __init__(self) -> None:
         self.rows = self.missing = 0
-        self.kinds = {"integer", "number", "boolean", "datetime"}
+        self.kinds = list(TYPES)
         self.values: set[str] = set()
-        self.total, self.least, self.most = 0.0, math.inf, -math.inf
+        self.total, self.least = 0.0, math.inf
 
     def add(self, column: Any) -> None:
         """Take in a pyarrow array."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         self.rows += len(column)
         self.missing += column.null_count
-        for entry in column.value_counts().to_pylist():
-            value, count = entry["values"], entry["counts"]
-            if value is not None:
-                self._value(str(value).lower() if isinstance(value, bool) else str(value), count)
-
-    def _value(self, text: str, count: int) -> None:
+        counted = column.drop_null().value_counts()
+        values, counts = counted.field("values"), counted.field("counts")
+        text = values.cast(pa.string())
         if len(self.values) <= MOST_VALUES:
-            self.values.add(text)
-        number = _number(text) if self.kinds & {"integer", "number"} else None
-        if number is None:
-            self.kinds -= {"integer", "number"}
-        else:
-            self.total += abs(number) * count
-            self.least, self.most = min(self.least, number), max(self.most, number)
-            if not number.is_integer():
-                self.kinds.discard("integer")
-        if text.lower() not in {"true", "false"}:
-            self.kinds.discard("boolean")
-        if "datetime" in self.kinds and not DATE.fullmatch(text):
-            self.kinds.discard("datetime")
+            self.values |= set(text.slice(0, MOST_VALUES + 1).to_pylist())
+        padded = pc.any(pc.match_substring_regex(text, r"^[+-]?0\d")).as_py()  # 007 is a code, not a number
+        typed = {kind: ingest.cast(values, TYPES[kind]) for kind in self.kinds}
+        self.kinds = [
+            kind for kind, (_, bad) in typed.items() if not len(bad) and not (padded and kind in {"integer", "number"})
+        ]
+        if "number" in self.kinds and len(values):
+            sizes = typed["number"][0]
+            self.total += pc.sum(pc.multiply(pc.abs(sizes), counts)).as_py()
+            self.least = min(self.least, pc.min(sizes).as_py())
 
     def rules(self, *, label: bool, role: bool) -> dict[str, Any]:
         """Return the column's entry in schema.yaml. A label is a category whatever it looks like; a column with another role gets new values all the time."""
         known = self.rows - self.missing
-        kinds = ("boolean", "integer", "number", "datetime")
-        dtype: str | None = next((kind for kind in kinds if kind in self.kinds and known), None)
+        dtype = next(iter(self.kinds), None) if known else None
         if dtype is None or (label and dtype != "datetime"):
             dtype = "category" if len(self.values) <= MOST_VALUES else "text"
         found: dict[str, Any] = {"dtype": dtype}
@@ -69,21 +66,13 @@ class Seen:
         if dtype in {"integer", "number"}:
             if self.least >= 0:
                 found["min"] = 0
-            if size := self.total / max(known, 1):
+            if math.isfinite(size := self.total / max(known, 1)) and size:
                 found["scale"] = float(f"{size:.3g}")
         if dtype == "category" and role:
             found["dtype"] = "text"
         elif dtype == "category":
             found["values"] = sorted(self.values)
         return found
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and "_" not in text else None
 
 
 def infer(params: config.Params) -> dict[str, dict[str, Any]]:
@@ -117,13 +106,13 @@ def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[st
     """Return the new file, the columns that are new in it, and those that went. Entries that stay keep their text, comments too."""
     kept = _entries(old)
     head = (
-        old[: old.index("columns:")]
-        if "columns:" in old
+        old[: start.start()]
+        if (start := re.search(r"^columns:", old, re.MULTILINE))
         else "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
     )
     blocks = [kept.get(name) or "  " + _entry(name, rules) for name, rules in inferred.items()]
     return (
-        head + "columns:\n" + "".join(blocks),
+        head + "columns:\n" + "".join(block if block.endswith("\n") else block + "\n" for block in blocks),
         [name for name in inferred if name not in kept],
         [name for name in kept if name not in inferred],
     )
@@ -131,7 +120,7 @@ def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[st
 
 def _entry(name: str, rules: dict[str, Any]) -> str:
     flow = yaml.safe_dump(rules, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
-    return f"{yaml.safe_dump(name, allow_unicode=True).removesuffix('...' + chr(10)).strip()}: {flow}\n"
+    return f"{yaml.safe_dump(name, allow_unicode=True, width=10_000).removesuffix('...' + chr(10)).strip()}: {flow}\n"
 
 
 def _entries(old: str) -> dict[str, str]:
@@ -173,6 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         inferred = infer(params)
         path = folder / paths.SCHEMA
         old = path.read_text() if path.exists() and not args.force else ""
+        if old.strip():
+            config.read_yaml(path)  # refuses what it cannot keep
         new, added, gone = text_of(inferred, old)
         if params.target not in inferred:
             config.refuse_name(

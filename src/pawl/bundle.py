@@ -159,7 +159,7 @@ def load(folder: Path) -> Bundle:
                 )
     except FileNotFoundError as error:
         raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, "fetch the bundle again") from error
     stored = (folder / PIPELINE).read_bytes()
     unknown = untrusted(stored)

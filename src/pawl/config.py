@@ -1,6 +1,7 @@
 """params.yaml, typed and frozen. A wrong key, type or value is refused with its line before any work."""
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -82,8 +83,8 @@ class Sample(Section):
     """The built-in generator."""
 
     rows: typing.Annotated[int, msgspec.Meta(ge=1)] = 20_000
-    seed: int = 0
-    drift: float = 0.0
+    seed: Count = 0
+    drift: Share = 0.0
 
 
 class Sql(Section):
@@ -140,7 +141,7 @@ class Train(Section):
     early_stopping: Count = 50
     class_weight: Literal["balanced"] | dict[str, float] | None = None
     device: Literal["cpu", "gpu"] = "cpu"
-    seed: int = 0
+    seed: Count = 0
 
 
 class Evaluate(Section):
@@ -178,12 +179,15 @@ def load(path: Path) -> Params:
     try:
         params = msgspec.convert(values, Params, strict=True)
     except msgspec.ValidationError as error:
-        message, _, at = str(error).partition(" - at `$.")
-        key = tuple(at.rstrip("`").replace("[...]", "").split(".")) if at else ()
+        # "Expected `str`, got `int` - at `$.columns.ignore[0]`", or "... - at `key` in `$.train.class_weight`"
+        message, _, at = str(error).partition(" - at ")
+        of_key, _, at = at.rpartition("`$.")
+        key = tuple(re.sub(r"\[.*?\]", "", at.rstrip("`")).split(".")) if at else ()
         raise Problem(
-            f"{'.'.join(key) or 'params'}: {message[:1].lower()}{message[1:]}",
+            f"{'.'.join(key) or 'params'}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
             f"{path}:{_line(lines, key)}",
-            _allowed(key) or "correct the value; README, Configuration, lists what each key takes",
+            ("put the key in quotes" if of_key else _allowed(key))
+            or "correct the value; README, Configuration, lists what each key takes",
         ) from error
     _check(params, path, lines)
     return params
@@ -195,6 +199,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
         values = yaml.load(text, Loader=yaml.CSafeLoader)
+        keys = list(_keys(node, ()))
+    except RecursionError as error:
+        raise Problem("an alias (*) in the file holds itself", path, "write out what it stands for") from error
     except FileNotFoundError as error:
         raise Problem(
             f"{path} does not exist", Path.cwd(), "run from the project's root, or restore the file from git"
@@ -212,7 +219,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     if not isinstance(values, dict):
         raise Problem("the file holds no mapping", path, "restore it from git")
     lines: dict[tuple[str, ...], int] = {}
-    for key, line in _keys(node, ()):
+    for key, line in keys:
         if key in lines:
             raise Problem(
                 f"{'.'.join(key)} stands there twice (first on line {lines[key]})",
@@ -327,7 +334,7 @@ def _check(params: Params, path: Path, lines: Mapping[tuple[str, ...], int]) -> 
             "task",
         )
     if params.task != "binary" and params.threshold != 0.5:
-        refuse(f"a threshold means nothing for task: {params.task}", "remove the key", "threshold")
+        refuse(f"a threshold means nothing for task: {params.task}", "set threshold: 0.5", "threshold")
     if params.prepare.test + params.prepare.valid >= 1:
         refuse(
             "prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test"

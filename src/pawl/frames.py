@@ -35,10 +35,23 @@ def from_records(records: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]
         if dtype in {"integer", "number", "boolean"}:
             return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         if dtype == "datetime":
-            return pd.to_datetime(pd.Series(values, dtype=object)).astype("datetime64[us]")
-        return np.array([np.nan if value is None else str(value) for value in values], dtype=object)
+            times = pd.to_datetime(pd.Series(values, dtype=object), format="ISO8601", utc=True)
+            return times.dt.tz_localize(None).astype("datetime64[us]")
+        return np.array([_text(value) for value in values], dtype=object)
 
     return pd.DataFrame({name: column(name, dtype) for name, dtype in dtypes.items()})
+
+
+def _text(value: Any) -> Any:
+    """Return a category as a table's cast writes it: true, not True; 2, not 2.0; NaN where it is missing."""
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
+        return np.nan
+    return pa.scalar(value).cast(pa.string()).as_py()
 
 
 def write_matrix(features: Any, path: Path) -> None:

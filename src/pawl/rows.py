@@ -30,6 +30,8 @@ def hash_column(column: Any) -> Hashes:
 
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+        column = column.dictionary_decode()
     missing = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
@@ -39,7 +41,7 @@ def hash_column(column: Any) -> Hashes:
         )
     elif pa.types.is_floating(column.type):
         values = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 becomes 0.0
-        whole = np.isfinite(values) & (np.abs(values) < 2.0**53) & (np.trunc(values) == values)
+        whole = np.isfinite(values) & (np.abs(values) < 2.0**63) & (np.trunc(values) == values)
         integers = np.where(whole, values, 0.0).astype(np.int64).view(np.uint64) + np.uint64(1)
         hashes = mix(np.where(whole, integers, values.view(np.uint64)))
     else:
@@ -48,6 +50,12 @@ def hash_column(column: Any) -> Hashes:
         uniques = np.array([digest64(str(value)) for value in column.dictionary.to_pylist()] or [NULL], dtype=np.uint64)
         hashes = uniques[pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False)]
     return np.where(missing, NULL, hashes)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def hash_rows(table: Any, columns: Iterable[str]) -> Hashes:

@@ -55,7 +55,9 @@ def _chunk(chunk: int, seed: int, drift: float) -> tuple[Any, Any, Any]:
 
     def pick(weights: dict[str, tuple[int, int]], extra: Any = 0) -> Any:
         bounds = np.cumsum([weight for weight, _ in weights.values()])
-        return np.searchsorted(bounds, (rng.integers(0, bounds[-1], CHUNK) + extra) % bounds[-1], side="right")
+        return np.searchsorted(
+            bounds, np.minimum(rng.integers(0, bounds[-1], CHUNK) + extra, bounds[-1] - 1), side="right"
+        )
 
     month = rng.integers(0, MONTHS, CHUNK)
     shifted = (month >= DRIFT_FROM) * shift

@@ -43,8 +43,11 @@ def load(path: Path) -> Schema:
     columns = values.get("columns")
     if not isinstance(columns, dict) or set(values) != {"columns"}:
         raise Problem("the file must hold `columns:` and nothing else at its top", path, "run `make schema`")
-    for name, rules in columns.items():
-        where = f"{path}:{lines['columns', str(name)]}"
+    at = [line for key, line in lines.items() if len(key) == 2]
+    for (name, rules), line in zip(columns.items(), at, strict=False):
+        where = f"{path}:{line}"
+        if not isinstance(name, str):
+            raise Problem(f"YAML reads the name of this column as {name}", where, "put it in quotes")
         if not isinstance(rules, dict):
             raise Problem(f"{name} has no rules", where, f"write  {name}: {{dtype: number}}")
         for rule in rules:
@@ -53,15 +56,23 @@ def load(path: Path) -> Schema:
                     f"{name}.{rule}",
                     str(rule),
                     list(Column.__struct_fields__),
-                    where=f"{path}:{lines['columns', str(name), str(rule)]}",
+                    where=f"{path}:{lines.get(('columns', name, str(rule)), line)}",
                 )
         if isinstance(rules.get("values"), list):
+            for value in rules["values"]:
+                if isinstance(value, bool) or not isinstance(value, str | int | float):
+                    raise Problem(f"{name}: YAML reads one of its values as {value}", where, "put it in quotes")
             rules["values"] = [str(value) for value in rules["values"]]
         try:
-            msgspec.convert(rules, Column)
+            column = msgspec.convert(rules, Column)
         except msgspec.ValidationError as error:
             raise Problem(f"{name}: {error}", where, "see README, Configuration") from error
-    return msgspec.convert({"columns": {str(name): rules for name, rules in columns.items()}}, Schema)
+        of_others = {"min", "max", "scale"} if column.dtype not in {"integer", "number"} else {"values"}
+        if column.dtype in {"category", "text"}:
+            of_others -= {"values"}
+        if misplaced := sorted(of_others & set(rules)):
+            raise Problem(f"{name}: {misplaced[0]} means nothing for dtype {column.dtype}", where, "remove it there")
+    return msgspec.convert({"columns": columns}, Schema)
 
 
 def arrow_types(dtypes: Mapping[str, str]) -> dict[str, Any]:

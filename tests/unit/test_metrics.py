@@ -128,12 +128,15 @@ def test_an_interval_of_a_regressor_holds_the_truth_in_95_of_100_samples():
 
 
 def test_a_class_counts_where_it_is_seen_in_labels_or_predictions():
-    y, prediction = np.array([0, 0, 1, 1, 3]), np.array([0, 2, 1, 1, 1])  # 2 is only predicted, 3 never, 4 neither
+    y, prediction = (
+        np.array([0, 0, 1, 1, 3, 4]),
+        np.array([0, 2, 1, 1, 1, 1]),
+    )  # 2 is in one, 3 and 4 in the other, 5 in none
 
-    found = metrics.classification(y, np.full((5, 5), 0.2), prediction, seed=0)
+    found = metrics.classification(y, np.full((6, 6), 1 / 6), prediction, seed=0)
 
-    expected = {"balanced_accuracy": 1.5 / 3, "recall_macro": 1.5 / 4, "precision_macro": (1 + 2 / 3) / 4}
-    expected |= {"f1_macro": (2 / 3 + 4 / 5) / 4, "f1_weighted": (4 / 3 + 8 / 5) / 5}
+    expected = {"balanced_accuracy": 1.5 / 4, "recall_macro": 1.5 / 5, "precision_macro": 1.5 / 5}
+    expected |= {"f1_macro": 4 / 3 / 5, "f1_weighted": 8 / 3 / 6}
     assert {name: found[name].value for name in expected} == pytest.approx(expected)
 
 

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pawl import metrics, sample
-from pawl.pipeline import validate
+from pawl.pipeline import leakage
 
 # Of the first 20,000 rows of seed 0: the same on every processor. Who changes the generator changes it here too.
 DIGEST = "92adda0f2a9785e603299948105f3810ed72ec28400a47b491634a641a17ca64"
@@ -37,11 +37,11 @@ def test_the_attainable_auc_is_what_the_module_says():
 
 def test_no_single_column_comes_near_the_attainable_auc():
     rows = table(100_000)
-    target = validate._codes(rows["income"], "category")
+    target = leakage.codes_of(rows["income"], "category")
 
     power = {
-        name: validate.predictive_power(
-            validate._codes(rows[name], "integer" if name in NUMBERS else "category"), target, regression=False
+        name: leakage.predictive_power(
+            leakage.codes_of(rows[name], "integer" if name in NUMBERS else "category"), target, regression=False
         )
         for name in rows.schema.names
         if name != "income"

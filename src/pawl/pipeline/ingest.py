@@ -87,8 +87,12 @@ def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         encoded = column.dictionary_encode()
     values = encoded.dictionary
-    if pa.types.is_integer(wanted) and pa.types.is_string(values.type):
-        values = pc.replace_substring_regex(values, r"\.0+$", "")  # "40.0" is the integer 40
+    if pa.types.is_string(values.type):
+        values = pc.utf8_trim_whitespace(values)
+        if pa.types.is_integer(wanted):
+            values = pc.replace_substring_regex(values, r"^\+|\.0*$", "")  # "40.0" is the integer 40
+        if (typed := _one(values, wanted)) is not None:
+            return typed.take(encoded.indices), nothing
     cells = [_one(values[number : number + 1], wanted) for number in range(len(values))]
     wrong = np.array([cell is None for cell in cells], dtype=bool)
     typed = pa.concat_arrays([pa.nulls(1, wanted) if cell is None else cell for cell in cells])
@@ -99,13 +103,24 @@ def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     return typed.take(index), bad
 
 
-def _one(value: Any, wanted: Any) -> Any:
+def _one(values: Any, wanted: Any) -> Any:
+    """Return the array as the wanted type, by way of a float ("1e3") or of UTC where needed; None if it is not of it."""
     import pyarrow as pa
 
-    try:
-        return value.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
+    ways = [[wanted]]
+    if pa.types.is_integer(wanted):
+        ways.append([pa.float64(), wanted])
+    if pa.types.is_timestamp(wanted):
+        ways.append([pa.timestamp("us", "UTC"), wanted])
+    for way in ways:
+        try:
+            found = values
+            for kind in way:
+                found = found.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        return found
+    return None
 
 
 def _replaced(column: Any, renames: dict[str, str]) -> Any:

@@ -156,6 +156,8 @@ def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
         worth = (1 + square) * hit / (square * positives + taken)
     elif threshold.rule == "cost":
         worth = -(threshold.false_positive * (taken - hit) + threshold.false_negative * (positives - hit))
+        if worth.max() < -threshold.false_negative * int(y.sum()):
+            return float(np.nextafter(score[0], np.inf))  # no alarm at all costs least
     else:
         worth = np.where(precision >= threshold.precision, recall, -1.0)
         if worth.max() < 0:
