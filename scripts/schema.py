@@ -131,8 +131,11 @@ def _entries(old: str) -> dict[str, str]:
         if isinstance(node, yaml.MappingNode)
         else None
     )
-    if not isinstance(columns, yaml.MappingNode) or columns.flow_style:
+    if not isinstance(columns, yaml.MappingNode) or not columns.value:
         return {}
+    if columns.flow_style or columns.value[0][0].start_mark.column != 2:
+        fix = "write one line per column, indented by two spaces; or --force, which infers all of them again"
+        raise Problem("the columns are not written one below the other", paths.SCHEMA, fix)
     lines = old.splitlines(keepends=True)
     starts = [key.start_mark.line for key, _ in columns.value]
     starts = [_with_comments(lines, start) for start in starts] + [len(lines)]

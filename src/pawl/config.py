@@ -54,6 +54,11 @@ class Task(Section):
     columns: Columns
 
     @property
+    def positive_label(self) -> str:
+        """Return `positive` as the table's cells are written: true, not True."""
+        return str(self.positive).lower() if isinstance(self.positive, bool) else str(self.positive)
+
+    @property
     def roles(self) -> frozenset[str]:
         """Return the columns that are not features."""
         named = (

@@ -40,7 +40,7 @@ def hash_column(column: Any) -> Hashes:
             pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64) + np.uint64(1)
         )
     elif pa.types.is_floating(column.type):
-        values = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 becomes 0.0
+        values = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
         whole = np.isfinite(values) & (np.abs(values) < 2.0**63) & (np.trunc(values) == values)
         integers = np.where(whole, values, 0.0).astype(np.int64).view(np.uint64) + np.uint64(1)
         hashes = mix(np.where(whole, integers, values.view(np.uint64)))

@@ -117,13 +117,13 @@ def test_what_people_wrote_stays_through_a_second_run(table):
     text = path.read_text().replace("  count: {", "  # counted by hand\n  count: {max: 9, ")
     text = text.replace("dtype: boolean}", "dtype: boolean}  # says the customer")
     path.write_text("# Mine: see the columns: below\n" + text)
-    table["more"] = [1] * 250
+    table["more"] = [7] * 250
     written(table)
 
     found = inferred()
 
     assert (
-        path.read_text() == "# Mine: see the columns: below\n" + text + "  more: {dtype: integer, min: 0, scale: 1.0}\n"
+        path.read_text() == "# Mine: see the columns: below\n" + text + "  more: {dtype: integer, min: 0, scale: 7.0}\n"
     )
     assert found["count"]["max"] == 9
     schema.load(path)
@@ -157,7 +157,7 @@ def test_a_file_without_a_last_line_end_is_extended_in_a_line_of_its_own(table):
     inferred()
     path = Path("schema.yaml")
     path.write_text(path.read_text().removesuffix("\n"))
-    table["more"] = [1] * 250
+    table["more"] = [7] * 250
     written(table)
 
     assert list(inferred()) == list(table)

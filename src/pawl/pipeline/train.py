@@ -86,7 +86,7 @@ def labels_of(column: Any, task: Task) -> list[str]:
     if task.task == "regression":
         return []
     found = sorted(str(value) for value in column.cast("string").unique().drop_null().to_pylist())
-    positive = str(task.positive)
+    positive = task.positive_label
     return [label for label in found if label != positive] + [positive] if task.task == "binary" else found
 
 

@@ -174,7 +174,7 @@ def _target(values: Any, task: Task, params: Validate) -> Iterator[Finding]:
         yield Finding(f"{len(counts)} class in the target: nothing to tell apart", name)
     if task.task == "binary" and len(counts) > 2:
         yield Finding(f"{len(counts)} classes in the target of a binary task: set task: multiclass", name)
-    if task.task == "binary" and str(task.positive) not in counts:
+    if task.task == "binary" and task.positive_label not in counts:
         yield Finding(f"no row has the positive label {task.positive!r} of params.yaml", name)
     if rare := sum(count < params.min_class_rows for count in counts.values()):
         yield Finding(
