@@ -8,8 +8,8 @@ their intervals are computed by pawl.metrics. An own version with bootstraps by 
 that the pipeline adds, and each ratio would flatter the pipeline.
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,9 @@ def read(files: list[Path], params: dict[str, Any]) -> tuple[pd.DataFrame, Any]:
 
 def main() -> None:
     """Read, split, encode, fit, score, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("params", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("files", type=Path, nargs="+")
-    args = parser.parse_args()
-    params = yaml.safe_load(args.params.read_text())
-    table, split = read(args.files, params)
+    given, out, *files = map(Path, sys.argv[1:])
+    params = yaml.safe_load(given.read_text())
+    table, split = read(files, params)
     y = (table[params["target"]] == params["positive"]).to_numpy().astype(np.int64)
     roles = [params["target"], params["columns"].get("time"), *params["columns"].get("ignore", [])]
     X = table.drop(columns=roles, errors="ignore")
@@ -79,19 +75,18 @@ def main() -> None:
         eval_names=["valid", "train"],
         callbacks=[stop],
     )
-    report = {}
+    report: dict[str, Any] = {"rounds": model.best_iteration_}
     for name, matrix in features.items():
         probabilities = model.predict_proba(matrix)
         prediction = (probabilities[:, 1] >= params["threshold"]).astype(np.int64)
         found = metrics.classification(labels[name], probabilities, prediction, seed=0)
         report[name] = {metric: value._asdict() for metric, value in found.items()}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-    (args.out / "rounds.json").write_text(json.dumps(model.best_iteration_) + "\n")
-    pd.DataFrame(model.evals_result_["valid"]).to_csv(args.out / "history.csv")
-    skops.io.dump(Pipeline([("features", transformer), ("model", model)]), args.out / "model.skops")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+    pd.DataFrame(model.evals_result_["valid"]).to_csv(out / "history.csv")
+    skops.io.dump(Pipeline([("features", transformer), ("model", model)]), out / "model.skops")
     answers = {"target": labels["test"], "prediction": prediction, "probability": probabilities[:, 1]}
-    pd.DataFrame(answers).to_parquet(args.out / "predictions.parquet")
+    pd.DataFrame(answers).to_parquet(out / "predictions.parquet")
 
 
 if __name__ == "__main__":

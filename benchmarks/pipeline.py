@@ -35,23 +35,33 @@ GOALS = {  # at most
     f"1,000,000 rows: cold, {RUN} / bare": 1.1,
     "1,000,000 rows: validate / train": 0.25,
 }
-DISTURBED, ATTEMPTS, LONG = (
-    0.08,
-    3,
-    60,
-)  # repeated while others took this share of the machine, unless it took so many seconds
+# A measurement during which others took more than this share of the machine is made again, and does not count.
+DISTURBED = 0.1
+ATTEMPTS, PATIENCE, LONG = 3, 20, 60  # tries; seconds to wait before each; one try where it takes longer than that
+
+
+def clock() -> tuple[float, float, float]:
+    """Return the time, the seconds that all processors together have worked, and those that this process has."""
+    stat = Path("/proc/stat")
+    ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]] if stat.exists() else [0] * 8
+    mine = resource.getrusage(resource.RUSAGE_SELF)
+    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy, mine.ru_utime + mine.ru_stime
+
+
+def settle() -> None:
+    """Wait until other processes leave the machine alone, but not for long."""
+    for _ in range(PATIENCE):
+        before = clock()
+        time.sleep(1.0)
+        seconds, busy, _ = (end - start for start, end in zip(before, clock(), strict=True))
+        if busy / seconds / (os.cpu_count() or 1) < DISTURBED:
+            return
 
 
 def timed(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, float]:
     """Run a command; return its seconds, processor seconds, peak MiB, and the share of the machine that others took meanwhile."""
-
-    def clock() -> tuple[float, float, float]:
-        stat = Path("/proc/stat")
-        ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]] if stat.exists() else [0] * 8
-        mine = resource.getrusage(resource.RUSAGE_SELF)
-        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy, mine.ru_utime + mine.ru_stime
-
+    settle()
     before = clock()
     with (folder / "output.txt").open("w") as output:
         words = [str(BIN / command[0]), *command[1:]]
@@ -107,12 +117,17 @@ def compare(case: str, rows: int | None, adult: Path, folder: Path, repeats: int
         while not tries or (tries[-1]["others"] > DISTURBED and tries[-1]["seconds"] < LONG and len(tries) < ATTEMPTS):
             here = workspace(place, rows) if fresh else place
             tries.append(timed(command, here, environment))
-            if (stages := here / ".pawl/stages.jsonl").exists():
-                tries[-1]["stages"] = [json.loads(line) for line in stages.read_text().splitlines()]
+            stages = here / ".pawl/stages.jsonl"
+            tries[-1]["stages"] = list(map(json.loads, stages.read_text().splitlines())) if stages.exists() else []
         best = min(tries, key=lambda each: each["others"])
-        for entry in best.pop("stages", []) if name == f"cold, {RUN}" else []:
-            runs.setdefault(entry["stage"], []).append({key: entry[key] for key in ("seconds", "peak_mib")})
-        runs.setdefault(name, []).append({key: value for key, value in best.items() if key != "stages"})
+        for entry in best.pop("stages") if name == f"cold, {RUN}" else []:
+            found = {key: entry[key] for key in ("seconds", "peak_mib")} | {"others": best["others"]}
+            runs.setdefault(f"stage {entry['stage']}", []).append(found)
+        if fresh:
+            made = {"bare": "bare/metrics.json"}.get(name, "models/bundle/manifest.json")
+            best["rounds"] = json.loads((here / made).read_text())["rounds"]
+        best.pop("stages", None)
+        runs.setdefault(name, []).append(best)
         print(f"  {case}: {name}: {best['seconds']:.2f} s, others took {best['others']:.0%}", flush=True)
 
     cold = [RUN, DVC] if not rows else [RUN]
@@ -131,17 +146,26 @@ def compare(case: str, rows: int | None, adult: Path, folder: Path, repeats: int
         for name in idle:
             measure(f"no-op, {name}", COMMANDS[name], folder / name, fresh=False)
 
+    def counted(name: str) -> list[dict[str, float]]:
+        return [each for each in runs[name] if each["others"] <= DISTURBED] or runs[name]
+
     def ratio(ours: str, theirs: str) -> dict[str, Any]:
-        found = [a["seconds"] / b["seconds"] for a, b in zip(runs[ours], runs[theirs], strict=True)]
-        return {"ratio": round(statistics.median(found), 3), "range": [round(min(found), 3), round(max(found), 3)]}
+        a, b = ([each["seconds"] for each in counted(name)] for name in (ours, theirs))
+        middle = statistics.median(a) / statistics.median(b)
+        return {
+            "ratio": round(middle, 3),
+            "range": [round(min(a) / max(b), 3), round(max(a) / min(b), 3)],
+            "counted": [len(a), len(b)],
+            "disturbed": max(each["others"] for name in (ours, theirs) for each in counted(name)) > DISTURBED,
+        }
 
     ratios = {f"{case}: cold, {name} / bare": ratio(f"cold, {name}", "bare") for name in cold}
     for name in idle[:2]:
         ratios[f"{case}: no-op, {name} / {EMPTY}"] = ratio(f"no-op, {name}", f"no-op, {EMPTY}")
-    ratios[f"{case}: validate / train"] = ratio("validate", "train")
+    ratios[f"{case}: validate / train"] = ratio("stage validate", "stage train")
     figures = {
-        name: {key: round(statistics.median(each[key] for each in found), 3) for key in found[0]}
-        for name, found in runs.items()
+        name: {key: round(statistics.median(each[key] for each in counted(name)), 3) for key in runs[name][0]}
+        for name in runs
     }
     return ratios, figures
 
@@ -156,6 +180,7 @@ def main() -> None:
     if not (adult / "adult.data").exists():
         skipped = {"Adult": f"{adult.name}/adult.data does not exist: set ADULT to its folder"}
         del cases["Adult"]
+        print(f"skipped: Adult: {skipped['Adult']}")
     ratios: dict[str, Any] = {}
     figures = {}
     for case, rows in cases.items():
@@ -164,8 +189,9 @@ def main() -> None:
         ratios |= found
     for name, value in ratios.items():
         goal = f"  goal: at most {GOALS[name]}" if name in GOALS else ""
-        print(f"{name:<65} {value['ratio']:>6}  ({value['range'][0]} to {value['range'][1]}){goal}")
-    print(*(f"skipped: {name}: {why}" for name, why in skipped.items()), sep="\n")
+        print(
+            f"{name:<65} {value['ratio']:>6}  ({value['range'][0]} to {value['range'][1]}){goal}{', disturbed' * value['disturbed']}"
+        )
     machine = {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}", "load": os.getloadavg()}
     versions = {name: version(name) for name in ("dvc", "lightgbm", "numpy", "pandas", "pyarrow", "scikit-learn")}
     report = {"ratios": ratios, "goals": GOALS, "figures": figures, "skipped": skipped, "quick": quick}

@@ -116,14 +116,15 @@ def call(command: list[str]) -> None:
 
 
 def ensure() -> None:
-    """Stop with 2 where a piece is missing; make the environment unless it is ready, or PAWL_ENV=system says that this interpreter has it all."""
+    """Make the environment unless it is ready, or PAWL_ENV=system says that this interpreter has it all; stop with 2 where a piece is missing."""
+    if os.environ.get("PAWL_ENV") == "system" or ready():
+        return
     missing = missing_pieces()
     for what, fix in missing:
         tell(f"error: {what} is missing\n  where: this machine\n  fix: {fix}")
     if missing:
         raise SystemExit(2)
-    if os.environ.get("PAWL_ENV") != "system" and not ready():
-        make()
+    make()
 
 
 def reenter(module: str, arguments: list[str]) -> None:

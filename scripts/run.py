@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Check the configuration, run DVC, put outputs back where it failed, print the summary."""
-    from pawl import config, paths, schema
+    from pawl import config, paths, schema, source
     from pawl.problem import Problem
     from scripts import worker
 
@@ -69,11 +69,13 @@ def run(args: argparse.Namespace) -> int:
     params = config.load(paths.PARAMS)
     check_columns(params, schema.load(paths.SCHEMA))
     paths.STAGES.unlink(missing_ok=True)
+    found = source.fingerprint(params.ingest)
+    same_source = paths.SOURCE.exists() and json.loads(paths.SOURCE.read_text()) == found
     with worker.Worker() as warm:
         check_estimator(warm)
         with kept() as put_back:
             try:
-                ran, cached = reproduce(args, warm)
+                ran, cached = reproduce(args, warm, same_source=same_source)
             except KeyboardInterrupt:
                 put_back()
                 environment.tell("interrupted; outputs are what they were before")
@@ -140,9 +142,9 @@ def check_estimator(warm: Any) -> None:
     noted.write_text(state)
 
 
-def reproduce(args: argparse.Namespace, warm: Any) -> tuple[list[str], list[str]]:
+def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tuple[list[str], list[str]]:
     """Run `dvc repro` in this process; return the stages that ran, and those that came from the run cache."""
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
     ran: list[str] = []
     cached: list[str] = []
@@ -163,7 +165,10 @@ def reproduce(args: argparse.Namespace, warm: Any) -> tuple[list[str], list[str]
     before, log.handlers, log.propagate = log.handlers, [Progress()], False  # what DVC would print is in the summary
     offline = {"core": {"analytics": False, "check_update": False, "no_scm": not Path(".git").exists()}}
     try:
-        with Repo(config=offline) as repo:
+        with Repo(config=offline) as repo, lock_repo(repo):
+            for stage in repo.index.stages:
+                # It was just looked at: DVC need not start a process to look again.
+                stage.always_changed = stage.always_changed and not same_source
             repo.reproduce(args.stages or None, force=args.force, run_cache=not args.no_run_cache)
     finally:
         log.handlers = before

@@ -167,12 +167,21 @@ def test_adult_loses_no_row(first, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "given",
-    ["parts", "parts/", "parts/*", "parts/*.parquet", ("parts/a.parquet", "parts/b.parquet"), "${PARTS}", "$PARTS/*"],
+    [
+        "parts",
+        "parts/",
+        "parts/*",
+        "parts/*.parquet",
+        "par*/*.parquet",
+        ("parts/a.parquet", "parts/b.parquet"),
+        "${PARTS}",
+        "$PARTS/*",
+    ],
 )
 def test_a_source_is_a_file_several_a_folder_or_a_pattern(given, monkeypatch):
     parquet("parts/a.parquet", a=[1])
     parquet("parts/b.parquet", a=[2])
-    for beside in (".gitignore", "_SUCCESS", "a.parquet.dvc"):
+    for beside in (".gitignore", "_SUCCESS", "a.parquet.dvc", ".ipynb_checkpoints/a.parquet"):
         write(f"parts/{beside}", "not data")
     monkeypatch.setenv("PARTS", "parts")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pawl import paths, sample
+from pawl import paths
 from pawl.config import Ingest
 from pawl.problem import Problem
 from pawl.source.files import File, find_files
@@ -45,6 +45,8 @@ def fingerprint(ingest: Ingest) -> dict[str, Any]:
 def batches(ingest: Ingest) -> Iterator[tuple[str | None, Any]]:
     """Yield (part, pyarrow.RecordBatch) in the order of the files; cells of text files are strings or null."""
     if ingest.source == "sample":
+        from pawl import sample
+
         yield from (
             (None, batch) for batch in sample.batches(ingest.sample.rows, ingest.sample.seed, ingest.sample.drift)
         )

@@ -1,12 +1,13 @@
 """Files and URLs: a file, a pattern, a folder. What is not local is fetched once into .pawl/downloads."""
 
+import glob
 import hashlib
 import os
 import re
 import time
 import urllib.parse
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from pawl import paths
@@ -34,8 +35,11 @@ def find_files(name: str, part: str | None) -> list[File]:
 
     address = os.path.expandvars(name)
     label = re.sub(r"(?<=://)[^/@]*@", "", name.split("?", maxsplit=1)[0])  # what follows may be a signature
-    if undefined := re.search(r"\$\{?(\w+)", address):
-        what, fix = f"the environment variable {undefined[1]} is not set", f"set it: {undefined[1]}=<folder> make run"
+    if undefined := re.search(r"\$\{(\w+)|^\$(\w+)", address):
+        what, fix = (
+            f"the environment variable {(undefined[1] or undefined[2])} is not set",
+            f"set it: {(undefined[1] or undefined[2])}=<folder> make run",
+        )
         raise Problem(what, f"{WHERE}, {label}", fix)
     try:
         system, path = fsspec.core.url_to_fs(address, **_options(address))
@@ -48,9 +52,13 @@ def find_files(name: str, part: str | None) -> list[File]:
             for each in _local(Path(path), label)
         ]
     many = "*" in path and "http" not in system.protocol
-    found = _patiently(label, lambda: sorted(system.glob(path))) if many else [path]
+    found = (
+        [each for each in _patiently(label, lambda: sorted(system.glob(path))) if _is_data(PurePath(each))]
+        if many
+        else [path]
+    )
     if not found:
-        raise Problem(f"{label} matches nothing", WHERE, "correct the pattern")
+        raise Problem(f"{label} matches nothing", WHERE, "correct the pattern; a folder is folder/*.parquet")
     return [_download(system, each, each if many else label, part) for each in found]
 
 
@@ -61,14 +69,14 @@ def hash_file(path: Path) -> tuple[str, int]:
 
 
 def _local(path: Path, label: str) -> list[Path]:
-    """Return the data files at a path; .gitignore, _SUCCESS and DVC's own files lie beside data."""
+    """Return the data files at a path, which may be a pattern or a folder."""
+    pattern = "*" in str(path)
     found = [path]
-    if "*" in path.name or path.is_dir():
-        outer = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if pattern or path.is_dir():
+        outer = sorted(map(Path, glob.glob(str(path), recursive=True))) if pattern else [path]  # noqa: PTH207 - Path.glob takes no absolute pattern
+        base = Path(str(path).partition("*")[0]).parent if pattern else path
         inner = [file for each in outer for file in (sorted(each.rglob("*")) if each.is_dir() else [each])]
-        found = [
-            file for file in inner if file.is_file() and not file.name.startswith((".", "_")) and file.suffix != ".dvc"
-        ]
+        found = [file for file in inner if file.is_file() and _is_data(file.relative_to(base))]
     if not found or not all(file.is_file() for file in found):
         kept = any(Path(f"{each}.dvc").exists() for each in (path, *path.parents))
         fix = (
@@ -78,6 +86,11 @@ def _local(path: Path, label: str) -> list[Path]:
         )
         raise Problem(f"{label} does not exist", WHERE, fix)
     return found
+
+
+def _is_data(path: PurePath) -> bool:
+    """Say whether a file is data: .gitignore, _SUCCESS, .ipynb_checkpoints/ and DVC's own files lie beside it."""
+    return not any(part.startswith((".", "_")) for part in path.parts) and path.suffix != ".dvc"
 
 
 def _download(system: Any, address: str, label: str, part: str | None) -> File:
@@ -138,4 +151,8 @@ def _status(error: BaseException) -> int | None:
         return getattr(error.__cause__, "status", None)
     if isinstance(error, FileNotFoundError):
         return 404
-    return 403 if isinstance(error, PermissionError) else getattr(error, "status", None)
+    if isinstance(error, PermissionError):
+        return 403
+    storage = getattr(error.__cause__ or error, "response", None)  # botocore's
+    metadata = storage.get("ResponseMetadata", {}) if isinstance(storage, dict) else {}
+    return metadata.get("HTTPStatusCode") or getattr(error, "status", None)

@@ -11,7 +11,6 @@ from typing import Any
 from pawl import paths
 from pawl.config import Sql
 from pawl.problem import Problem, Unreachable
-from pawl.rows import hash_rows
 from pawl.source.files import File
 from pawl.source.text import first_line
 
@@ -93,7 +92,7 @@ def _save(engine: Any, query: Path, bounds: Mapping[str, str], path: Path) -> No
     writer = None
     try:
         for rows in _blocks(engine, query, bounds):
-            cells = {name: [None if row[name] is None else str(row[name]) for row in rows] for name in rows[0]}
+            cells = {name: [_text(row[name]) for row in rows] for name in rows[0]}
             batch = pa.RecordBatch.from_pydict(cells, schema=pa.schema([(name, pa.string()) for name in cells]))
             writer = writer or pq.ParquetWriter(partial, batch.schema)
             writer.write_batch(batch)
@@ -105,8 +104,17 @@ def _save(engine: Any, query: Path, bounds: Mapping[str, str], path: Path) -> No
         partial.unlink(missing_ok=True)
 
 
+def _text(value: Any) -> str | None:
+    """Return a cell as text; times in UTC, whatever zone the session has."""
+    if isinstance(value, datetime) and value.tzinfo:
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    return None if value is None else str(value)
+
+
 def _digest(path: Path) -> str:
     import pyarrow.parquet as pq
+
+    from pawl.rows import hash_rows
 
     count, total = 0, 0
     with pq.ParquetFile(path) as table:
