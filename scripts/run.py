@@ -231,7 +231,7 @@ def only_run() -> Iterator[None]:
 
 def workspace(example: str) -> Path:
     """Return a folder where an example runs: this project's code with the example's configuration and outputs of its own."""
-    from pawl.config import refuse_name
+    from pawl.yamlfile import refuse_name
 
     given = Path("examples") / example
     if not (given / "params.yaml").exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pawl import config, paths, schema, source
+from pawl import config, paths, schema, source, yamlfile
 from pawl.pipeline import ingest
 from pawl.problem import Problem
 
@@ -166,10 +166,10 @@ def main(argv: list[str] | None = None) -> int:
         path = folder / paths.SCHEMA
         old = path.read_text() if path.exists() and not args.force else ""
         if old.strip():
-            config.read_yaml(path)  # refuses what it cannot keep
+            yamlfile.read_yaml(path)  # refuses what it cannot keep
         new, added, gone = text_of(inferred, old)
         if params.target not in inferred:
-            config.refuse_name(
+            yamlfile.refuse_name(
                 f"target: {params.target}", params.target, list(inferred), where=str(folder / paths.PARAMS)
             )
     except Problem as problem:

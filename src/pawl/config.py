@@ -1,17 +1,16 @@
 """params.yaml, typed and frozen. A wrong key, type or value is refused with its line before any work."""
 
-import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from pawl.problem import Problem
+from pawl.yamlfile import Key, line_of, read_yaml, refuse_name
 from task.params import FeaturizeParams
 
 TaskKind = Literal["binary", "multiclass", "regression"]
@@ -190,61 +189,12 @@ def load(path: Path) -> Params:
         key = tuple(re.sub(r"\[.*?\]", "", at.rstrip("`")).split(".")) if at else ()
         raise Problem(
             f"{'.'.join(key) or 'params'}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
-            f"{path}:{_line(lines, key)}",
+            f"{path}:{line_of(lines, key)}",
             ("put the key in quotes" if of_key else _allowed(key))
             or "correct the value; README, Configuration, lists what each key takes",
         ) from error
     _check(params, path, lines)
     return params
-
-
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """Return a YAML file's mapping and the line of each key; refuse duplicate keys, which YAML readers drop silently."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
-        values = yaml.load(text, Loader=yaml.CSafeLoader)
-        keys = list(_keys(node, ()))
-    except RecursionError as error:
-        raise Problem("an alias (*) in the file holds itself", path, "write out what it stands for") from error
-    except FileNotFoundError as error:
-        raise Problem(
-            f"{path} does not exist", Path.cwd(), "run from the project's root, or restore the file from git"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise Problem(f"{path} is not UTF-8: {error.reason} at byte {error.start}", path, "save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise Problem(
-            f"not valid YAML: {getattr(error, 'problem', error)}",
-            where,
-            "correct the line; indentation is two spaces, strings with : or # are quoted",
-        ) from error
-    if not isinstance(values, dict):
-        raise Problem("the file holds no mapping", path, "restore it from git")
-    lines: dict[tuple[str, ...], int] = {}
-    for key, line in keys:
-        if key in lines:
-            raise Problem(
-                f"{'.'.join(key)} stands there twice (first on line {lines[key]})",
-                f"{path}:{line}",
-                "remove one of them",
-            )
-        lines[key] = line
-    return values, lines
-
-
-def _keys(node: Any, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = (*prefix, str(name.value))
-            yield key, name.start_mark.line + 1
-            yield from _keys(value, key)
-
-
-def _line(lines: Mapping[tuple[str, ...], int], key: tuple[str, ...]) -> int:
-    return next((lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in lines), 1)
 
 
 def _section(annotation: Any) -> Any:
@@ -265,27 +215,18 @@ def _fields(section: Any) -> dict[str, Any]:
     }
 
 
-def _refuse_unknown(
-    values: Mapping[str, Any], section: Any, prefix: tuple[str, ...], path: Path, lines: Mapping[tuple[str, ...], int]
-) -> None:
+def _refuse_unknown(values: Mapping[str, Any], section: Any, prefix: Key, path: Path, lines: Mapping[Key, int]) -> None:
     fields = _fields(section)
     for name, value in values.items():
         key = (*prefix, str(name))
         if name not in fields:
-            refuse_name(".".join(key), str(name), list(fields), where=f"{path}:{_line(lines, key)}")
+            refuse_name(".".join(key), str(name), list(fields), where=f"{path}:{line_of(lines, key)}")
         inner = _section(fields[name])
         if inner is not None and isinstance(value, dict):
             _refuse_unknown(value, inner, key, path, lines)
 
 
-def refuse_name(label: str, name: str, allowed: list[str], *, where: str) -> None:
-    """Raise Problem for a name that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise Problem(f"{label} is not a known name", where, f"{hint}allowed: {', '.join(sorted(allowed))}")
-
-
-def _allowed(key: tuple[str, ...]) -> str:
+def _allowed(key: Key) -> str:
     """Say what the key takes, from the annotations above."""
     hint: Any = Params
     for part in key:
@@ -293,80 +234,53 @@ def _allowed(key: tuple[str, ...]) -> str:
         if section is None or part not in _fields(section):
             break
         hint = _fields(section)[part]
-    if hint is Params:
-        return ""
-    return "allowed: " + str(
-        msgspec.json.encode(msgspec.json.schema(hint).get("enum")).decode()
-        if typing.get_origin(hint) is Literal
-        else _words(hint)
-    )
+    return "" if hint is Params else f"allowed: {_words(hint)}"
+
+
+WORDS = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing",
+    tuple: "a list", dict: "a mapping",
+}  # fmt: skip
 
 
 def _words(hint: Any) -> str:
-    origin = typing.get_origin(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        base, meta = typing.get_args(hint)[:2]
-        low = f" from {meta.ge}" if meta.ge is not None else ""
-        return _words(base) + low + (f" to {meta.le}" if meta.le is not None else "")
+        low, high = options[1].ge, options[1].le
+        return (
+            _words(options[0])
+            + (f" from {low}" if low is not None else "")
+            + (f" to {high}" if high is not None else "")
+        )
     if origin is Literal:
-        return " or ".join(map(str, typing.get_args(hint)))
+        return " or ".join(map(str, options))
     if origin is typing.Union or isinstance(hint, types.UnionType):
-        return " or ".join(_words(option) for option in typing.get_args(hint))
-    names = {
-        str: "a text",
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        type(None): "nothing",
-        tuple: "a list",
-        dict: "a mapping",
-    }
+        return " or ".join(map(_words, options))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return "a section with " + ", ".join(_fields(hint))
-    return names.get(origin or hint, "a value")
+    return WORDS.get(origin or hint, "a value")
 
 
-def _check(params: Params, path: Path, lines: Mapping[tuple[str, ...], int]) -> None:
+def _check(params: Params, path: Path, lines: Mapping[Key, int]) -> None:
     """Refuse what is well typed and makes no sense."""
-
-    def refuse(what: str, fix: str, *key: str) -> None:
-        raise Problem(what, f"{path}:{_line(lines, key)}", fix)
-
-    if params.task == "binary" and params.positive is None:
-        refuse(
+    given = params.columns.split or isinstance(params.ingest.source, dict)
+    parts = set(params.ingest.source if isinstance(params.ingest.source, dict) else ()) - {"train", "valid", "test"}
+    own = {"random_state": "seed", "class_weight": "class_weight", "device": "device", "device_type": "device"}
+    taken = next((name for name in params.train.params if name in own), None)
+    split = params.prepare.split
+    for wrong, what, fix, *key in (
+        (
+            params.task == "binary" and params.positive is None,
             "a binary task needs `positive`, the label whose probability is predicted",
-            'add for example  positive: "yes"',
-            "task",
-        )
-    if params.task != "binary" and params.threshold != 0.5:
-        refuse(f"a threshold means nothing for task: {params.task}", "set threshold: 0.5", "threshold")
-    if params.prepare.test + params.prepare.valid >= 1:
-        refuse(
-            "prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test"
-        )
-    if params.prepare.split == "group" and not params.columns.group:
-        refuse(
-            "prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split"
-        )
-    if params.prepare.split == "time" and not params.columns.time:
-        refuse("prepare.split: time needs columns.time", "name the column", "prepare", "split")
-    if params.prepare.split == "given" and not params.columns.split and not isinstance(params.ingest.source, dict):
-        refuse(
-            "prepare.split: given needs columns.split, or ingest.source as {train: ..., test: ...}",
-            "add one of them",
-            "prepare",
-            "split",
-        )
-    if isinstance(params.ingest.source, dict) and (unknown := set(params.ingest.source) - {"train", "valid", "test"}):
-        refuse(f"ingest.source has a part called {min(unknown)}", "allowed: train, valid, test", "ingest", "source")
-    for key in params.train.params:
-        if key in {"random_state", "class_weight", "device", "device_type"}:
-            refuse(
-                f"train.params.{key} has a key of its own",
-                {"random_state": "set train.seed", "class_weight": "set train.class_weight"}.get(
-                    key, "set train.device"
-                ),
-                "train",
-                "params",
-                key,
-            )
+            'add for example  positive: "yes"', "task",
+        ),
+        (params.task != "binary" and params.threshold != 0.5, f"a threshold means nothing for task: {params.task}", "set threshold: 0.5", "threshold"),
+        (params.prepare.test + params.prepare.valid >= 1, "prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test"),
+        (split == "group" and not params.columns.group, "prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split"),
+        (split == "time" and not params.columns.time, "prepare.split: time needs columns.time", "name the column", "prepare", "split"),
+        (split == "given" and not given, "prepare.split: given needs columns.split, or ingest.source as {train: ..., test: ...}", "add one of them", "prepare", "split"),
+        (bool(parts), f"ingest.source has a part called {min(parts, default='')}", "allowed: train, valid, test", "ingest", "source"),
+        (taken is not None, f"train.params.{taken} has a key of its own", f"set train.{own.get(taken or '')}", "train", "params", taken or ""),
+    ):  # fmt: skip
+        if wrong:
+            raise Problem(what, f"{path}:{line_of(lines, tuple(key))}", fix)

@@ -4,8 +4,9 @@ import importlib
 from typing import Any
 
 from pawl import paths
-from pawl.config import Task, Train, read_yaml, refuse_name
+from pawl.config import Task, Train
 from pawl.problem import Problem
+from pawl.yamlfile import read_yaml, refuse_name
 from task.model import build_model
 
 

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from pawl.config import Section, Share, read_yaml, refuse_name
+from pawl.config import Section, Share
 from pawl.problem import Problem
+from pawl.yamlfile import read_yaml, refuse_name
 
 Dtype = Literal["integer", "number", "boolean", "category", "text", "datetime"]
 

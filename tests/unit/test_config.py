@@ -39,7 +39,7 @@ WRONG = {
     "a word for a list": ("  slices: [sex, region]", "  slices: sex", "evaluate.slices: expected `array`", "a list"),
     "a number in a list": ("  slices: [sex, region]", "  slices: [sex, 3]", "got `int`", "allowed: a list"),
     "a value for a section": ("  sample:\n    rows: 20000\n    seed: 0\n    drift: 0.0", "  sample: 3", "ingest.sample: expected `object`", "a section with rows, seed, drift"),
-    "another task": ("task: binary", "task: Binary", "task: invalid enum value 'Binary'", '["binary","multiclass","regression"]'),
+    "another task": ("task: binary", "task: Binary", "task: invalid enum value 'Binary'", "binary or multiclass or regression"),
     "too large a share": ("  test: 0.2", "  test: 1.2", "prepare.test: expected `float` <= 1.0", "a number from 0 to 1"),
     "a share that is no number": ("  test: 0.2", "  test: .nan", "prepare.test: expected `float`", "a number from 0 to 1"),
     "no rows": ("    rows: 20000", "    rows: 0", "ingest.sample.rows: expected `int` >= 1", "a whole number from 1"),
