@@ -24,6 +24,9 @@ def run(task: Task, params: Prepare, schema: Schema) -> None:
     features = [name for name in schema.columns if name not in task.roles]
     content = rows.hash_rows(table, features)
     table, content, dropped = _dropped(table, content, params)
+    if unknown := table.column(task.target).null_count:
+        what, fix = f"{unknown} rows have no {task.target}", f"prepare.drop_missing: [{task.target}] drops them"
+        raise Problem(what, f"{paths.PARAMS}: prepare", fix)
     split = _split(table, content, task, params)
     kept = [*[name for name in table.schema.names if name in schema.columns], "row_id"]
     report: dict[str, Any] = {"rows": total, "dropped": dropped, "splits": {}, "warnings": []}

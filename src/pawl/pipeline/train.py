@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -121,7 +122,7 @@ def fit(
     # Threads add a metric up in any order: its last bits are noise, which must not decide when to stop, nor be stored.
     stop = lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False, min_delta=1e-9)
     sets = {"eval_X": (X_valid, X), "eval_y": (y_valid, y), "eval_names": ["valid", "train"]}
-    model.fit(X, y, **sets, callbacks=[stop] if params.early_stopping else [])
+    model.fit(X, y, **sets, callbacks=[_progress, *([stop] if params.early_stopping else [])])
     curves = {
         split: {metric: [float(f"{value:.9g}") for value in values] for metric, values in found.items()}
         for split, found in model.evals_result_.items()
@@ -132,6 +133,13 @@ def fit(
     }
     model._evals_result, model._best_score, model.booster_.best_score = curves, best, best  # noqa: SLF001 - no public way
     return model, curves
+
+
+def _progress(state: Any) -> None:
+    """Show every 100th round, on a terminal only."""
+    if state.iteration % 100 == 99 and sys.stderr.isatty() and not os.environ.get("CI"):
+        split, metric, value, *_ = state.evaluation_result_list[0]
+        print(f"  round {state.iteration + 1}: {split} {metric} {value:.5f}", file=sys.stderr)  # noqa: T201 - progress
 
 
 def joined(transformer: Any, model: Any) -> Any:

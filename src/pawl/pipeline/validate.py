@@ -163,7 +163,8 @@ def _target(values: Any, task: Task, params: Validate) -> Iterator[Finding]:
 
     name, total = task.target, len(values)
     if values.null_count:
-        yield Finding("the target is missing", name, values.null_count, values.null_count / total)
+        rule = "rows without a target: name it in prepare.drop_missing"
+        yield Finding(rule, name, values.null_count, values.null_count / total, level="warn")
     if task.task == "regression":
         return
     counts = {
