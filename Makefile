@@ -5,7 +5,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format schema push pull relock lock bench env clean
+.PHONY: help run test e2e lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ run: ## The pipeline: from the table in params.yaml to an evaluated model [EXAMP
 
 test: env ## The test suite
 	@$(BIN)/python -m pytest $(ARGS)
+
+e2e: env ## The tests that need servers: a Docker engine, by DOCKER_HOST or the usual socket
+	@$(BIN)/python -m pytest tests/e2e -m e2e -n 0 $(ARGS)
 
 lint: env ## Style, types, layers
 	@$(BIN)/ruff check .

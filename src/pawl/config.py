@@ -94,10 +94,10 @@ class Sample(Section):
 class Sql(Section):
     """A query; the database's address comes from the environment: PAWL_SQL_URL."""
 
-    query: Path = Path("query.sql")
+    query: str = "query.sql"
     days: Count | None = None  # the window, for a query that uses :since and :until
     until: str | None = None  # its end, a date; today (UTC) when absent
-    version: Path | None = None  # a cheap query whose result changes when the data does
+    version: str | None = None  # a cheap query whose result changes when the data does
 
 
 class Ingest(Section):

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pawl import config
@@ -178,3 +179,21 @@ def test_a_stage_gets_the_keys_at_the_top_without_the_sections(tmp_path):
 
     assert problem.roles == {"income", "month"}
     assert not hasattr(problem, "train")
+
+
+def test_every_key_can_be_written():
+    """What README lists can be read back from YAML: a type that YAML cannot give would refuse every value."""
+    written = msgspec.to_builtins(config.load(ROOT / "params.yaml"))
+    written["ingest"] |= {
+        "source": {"train": ["a.csv", "b.csv"], "test": "c.csv"}, "format": "csv", "digest": "sha256:0",
+        "replace": {"income": {"a": "b"}}, "sql": {"query": "q.sql", "days": 7, "until": "2025-01-31", "version": "v.sql"},
+    }  # fmt: skip
+    written["train"] |= {"class_weight": {"a": 2.0}, "device": "gpu"}
+    written["prepare"] |= {"valid_from": "2025-01", "test_from": "2025-02", "drop_missing": ["age"]}
+    written["validate"] |= {"allow_leakage": ["age"]}
+    written["threshold"] = {"rule": "cost", "false_negative": 5}
+
+    read = msgspec.convert(written, config.Params)
+
+    assert read.ingest.sql.query == "q.sql"
+    assert msgspec.convert(msgspec.to_builtins(read), config.Params) == read

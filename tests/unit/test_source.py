@@ -456,7 +456,7 @@ def test_a_window_bounds_a_query(database):
 
 def test_a_version_query_spares_the_query_until_its_result_changes(database):
     write("version.sql", "SELECT count(*) FROM rows")
-    given = {"source": "sql", "sql": Sql(version=Path("version.sql"))}
+    given = {"source": "sql", "sql": Sql(version="version.sql")}
     before = digest(**given)
 
     database("UPDATE rows SET price = 11 WHERE note = 'x'")
@@ -476,8 +476,8 @@ def test_a_version_query_spares_the_query_until_its_result_changes(database):
         pytest.param("SELECT * FROM rows WHERE price > 99", {}, "returned 0 rows", id="0 rows"),
         pytest.param("SELECT a.day, b.day FROM rows a JOIN rows b", {}, "'day' more than once", id="same names"),
         pytest.param("SELECT 1", {"until": "2024-13-01"}, "not a window: month", id="no date"),
-        pytest.param("SELECT 1", {"query": Path("gone.sql")}, "gone.sql does not exist", id="no file"),
-        pytest.param("SELECT 1", {"version": Path("gone.sql")}, "gone.sql does not exist", id="no version file"),
+        pytest.param("SELECT 1", {"query": "gone.sql"}, "gone.sql does not exist", id="no file"),
+        pytest.param("SELECT 1", {"version": "gone.sql"}, "gone.sql does not exist", id="no version file"),
     ],
 )
 def test_a_query_that_cannot_be_used_is_refused(query, sql, told, database):

@@ -25,8 +25,8 @@ def run_query(sql: Sql) -> File:
         raise Problem(
             "PAWL_SQL_URL is not set", WHERE, "set it to the database's address, for example sqlite:///data.db"
         )
-    for query in (sql.query, sql.version):
-        if query and not query.exists():
+    for query in filter(None, (sql.query, sql.version)):
+        if not Path(query).exists():
             raise Problem(f"{query} does not exist", WHERE, "write the query into that file")
     bounds = window(sql)
     from sqlalchemy import create_engine, exc
@@ -37,11 +37,11 @@ def run_query(sql: Sql) -> File:
         fix = "see SQLAlchemy's addresses; postgresql+psycopg://... needs requirements/postgres.txt"
         raise Problem(f"PAWL_SQL_URL cannot be used: {first_line(error)}", "environment", fix) from error
     try:
-        version = str(next(_blocks(engine, sql.version, {}), [])) if sql.version else str(time.time_ns())
-        key = hashlib.sha256("\n".join([str(engine.url), sql.query.read_text(), str(bounds), version]).encode())
+        version = str(next(_blocks(engine, Path(sql.version), {}), [])) if sql.version else str(time.time_ns())
+        key = hashlib.sha256("\n".join([str(engine.url), Path(sql.query).read_text(), str(bounds), version]).encode())
         path = paths.DOWNLOADS / f"sql-{key.hexdigest()[:32] if sql.version else 'latest'}.parquet"
         if not sql.version or not path.exists():
-            _save(engine, sql.query, bounds, path)
+            _save(engine, Path(sql.query), bounds, path)
     except exc.SQLAlchemyError as error:
         # SQLite calls a wrong query OperationalError too, with the statement; one that never arrived has none.
         lost = isinstance(error, exc.OperationalError) and (error.connection_invalidated or not error.statement)
@@ -52,7 +52,7 @@ def run_query(sql: Sql) -> File:
         raise Unreachable(what, "PAWL_SQL_URL", "check that it runs and that the address is right") from error
     finally:
         engine.dispose()
-    return File(str(sql.query), None, path, _digest(path), path.stat().st_size)
+    return File(sql.query, None, path, _digest(path), path.stat().st_size)
 
 
 def window(sql: Sql, today: date | None = None) -> dict[str, str]:
