@@ -135,7 +135,7 @@ def check_estimator(warm: Any) -> None:
     warm.start()
     code = worker.ask("check")
     if code is None:
-        code = worker.perform("check")
+        code = worker.check()
     if code:
         raise SystemExit(code)
     noted.parent.mkdir(exist_ok=True)

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stage", choices=STAGES)
     stage = parser.parse_args(argv).stage
+    os.environ.update(worker.THREADS | os.environ)
     if stage in HEAVY and (code := worker.ask(stage)) is not None:
         return code
     return run(stage)

@@ -3,6 +3,7 @@
 `scripts.run` starts it; `scripts.stage` asks it. Without one, or where fork is not safe (macOS), a stage imports by itself.
 """
 
+import importlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,12 @@ import time
 from pathlib import Path
 from typing import Self
 
+WARM = (
+    "lightgbm", "pandas", "pyarrow.parquet", "scipy.sparse", "scipy.stats", "skops.io", "sklearn.compose", "sklearn.metrics",
+    "sklearn.pipeline", "sklearn.preprocessing", "pawl.pipeline.evaluate", "pawl.pipeline.featurize", "pawl.pipeline.train",
+)  # fmt: skip
+# Threads that wait sleep. LightGBM's would spin, and a fit on cores that others use too takes up to ten times as long.
+THREADS = {"OMP_WAIT_POLICY": "passive"}
 ADDRESS = "PAWL_WORKER"  # the socket's path, in the environment of the stages
 
 
@@ -60,33 +67,27 @@ def ask(job: str) -> int | None:
 
 
 def serve(address: str) -> None:
-    """Fork one child per request until killed, or until the run that started this is gone."""
+    """Answer the check, import, then fork one child per stage, until killed or until the run that started this is gone."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address + ".new")
         listener.listen()
         Path(address + ".new").rename(address)
-        parent = os.getppid()
-        warm()
-        listener.settimeout(1.0)
+        parent, warm = os.getppid(), False
+        listener.settimeout(0.1)  # the first job may be the check, which needs but some of the imports
         while os.getppid() == parent:
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
+                if not warm:
+                    for name in WARM:
+                        importlib.import_module(name)
+                    warm = True
                 continue
             with connection:
                 connection.settimeout(None)
                 job, descriptors, *_ = socket.recv_fds(connection, 64, 3)
-                code = _child(job.decode(), descriptors)
+                code = _child(job.decode(), descriptors) if job != b"check" else check()
                 connection.sendall(bytes([code]))
-
-
-def warm() -> None:
-    """Import what the heavy stages import."""
-    import sklearn.compose
-    import sklearn.metrics
-    import sklearn.preprocessing  # noqa: F401 - all of these are imported for the children
-
-    from pawl.pipeline import evaluate, featurize, train  # noqa: F401 - same
 
 
 def _child(job: str, descriptors: list[int]) -> int:
@@ -99,29 +100,29 @@ def _child(job: str, descriptors: list[int]) -> int:
     try:
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
-        code = perform(job)
+        from scripts import stage
+
+        code = stage.run(job)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
 
 
-def perform(job: str) -> int:
-    """Run a stage, or check the estimator that params.yaml names; return the exit code."""
+def check() -> int:
+    """Check the estimator that params.yaml names; return the exit code."""
     from pawl import config, estimator, paths
     from pawl.problem import Problem
-    from scripts import stage
 
-    if job != "check":
-        return stage.run(job)
     try:
         params = config.load(paths.PARAMS)
         estimator.check(params.problem, params.train)
     except Problem as problem:
-        print(problem, file=sys.stderr)
+        print(problem, file=sys.stderr, flush=True)
         return problem.code
     return 0
 
 
 if __name__ == "__main__":
+    os.environ.update(THREADS | os.environ)  # before anything loads libgomp
     serve(sys.argv[1])
