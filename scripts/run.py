@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from typing import Any
 
 from scripts import environment
 
+INTERRUPTED = 130
 OUTPUTS = ("data", "models", "reports", "dvc.lock")
 HEADLINE = {
     "binary": ("roc_auc", "accuracy", "f1", "log_loss", "ece"),
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from pawl.problem import Problem
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a cancelled job gets: outputs are put back
     try:
         if args.example:
             os.chdir(workspace(args.example))
@@ -61,41 +64,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Check the configuration, run DVC, put outputs back where it failed, print the summary."""
-    from pawl import config, paths, schema, source
-    from pawl.problem import Problem
+    from pawl import config, paths, schema
+    from pawl.pipeline import fingerprint
     from scripts import worker
 
     started = time.time()
     params = config.load(paths.PARAMS)
     check_columns(params, schema.load(paths.SCHEMA))
     paths.STAGES.unlink(missing_ok=True)
-    found = source.fingerprint(params.ingest)
-    same_source = paths.SOURCE.exists() and json.loads(paths.SOURCE.read_text()) == found
+    found = fingerprint.text(params.ingest)
+    same_source = paths.SOURCE.exists() and paths.SOURCE.read_text() == found
     with worker.Worker() as warm:
         check_estimator(warm)
         with kept() as put_back:
             try:
                 ran, cached = reproduce(args, warm, same_source=same_source)
-            except KeyboardInterrupt:
-                put_back()
-                environment.tell("interrupted; outputs are what they were before")
-                return 130
             except BaseException as error:
+                end_children()
                 put_back()
                 code = next((entry["code"] for entry in _stages() if entry["code"]), None)
+                if (
+                    isinstance(error, KeyboardInterrupt)
+                    or f"exited with -{signal.SIGINT:d}" in f"{error} {error.__cause__}"
+                ):
+                    environment.tell("interrupted: data/, models/ and reports/ are what they were before")
+                    return INTERRUPTED
                 if code is None:  # DVC's own trouble: no stage has spoken
                     if args.debug or not isinstance(error, Exception):
                         raise
-                    cause = " ".join(str(part) for part in (error, error.__cause__ or "") if str(part))
-                    raise Problem(
-                        f"DVC stopped: {cause[:300]}",
-                        "dvc.yaml, dvc.lock",
-                        "a conflict in dvc.lock: `make relock`; anything else: see DVC's message",
-                    ) from error
+                    raise of_dvc(error) from error
                 environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
                 return int(code)
     print(summary(params.task, ran, cached, time.time() - started))
     return 0
+
+
+def end_children() -> None:
+    """End what still runs, so that nothing writes an output after it was put back."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def of_dvc(error: Exception) -> Exception:
+    """Return what DVC's error means to a user."""
+    from pawl.problem import Problem, Unreachable
+
+    cause = " ".join(" ".join(str(part) for part in (error, error.__cause__ or "")).split())[:300]
+    if "is busy" in cause or "Unable to acquire lock" in cause:
+        return Unreachable("another DVC command works on this project", cause, "wait for it, or end it, then run again")
+    fix = "a conflict in dvc.lock: `make relock`; anything else: see DVC's message"
+    return Problem(f"DVC stopped: {cause}", "dvc.yaml, dvc.lock", fix)
 
 
 def check_columns(params: Any, known: Any) -> None:
@@ -258,49 +279,47 @@ def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str
     """Return the one screen that ends a run."""
     from pawl import paths
 
-    report = json.loads(paths.METRICS.read_text())
-    manifest = json.loads((paths.BUNDLE / "manifest.json").read_text())
-    splits = json.loads(paths.SPLITS.read_text())
-    test = report["test"]
-    lines = [
-        "",
-        f"{manifest['model'].rpartition('.')[2]} for {manifest['target']}, on {max(value['n'] for value in test.values()):,} test rows  ({manifest['digest'][:19]})",
-        "",
-    ]
-    lines.append(f"  {'metric':<12} {'test':>8}  {'95 % interval':<18} {'valid':>8} {'train':>8}")
-    for name in HEADLINE[task]:
-        value = test[name]
-        others = "".join(f" {_number(report[split][name]['value']):>8}" for split in ("valid", "train"))
-        lines.append(
-            f"  {name:<12} {_number(value['value']):>8}  {_number(value['low'])} to {_number(value['high']):<9}".ljust(
-                42
-            )
-            + others
-        )
-    shares = ", ".join(f"{name} {entry['rows']:,}" for name, entry in splits["splits"].items())
-    lines += [
-        "",
-        f"  rows         {shares}"
-        + "".join(f"; {count:,} dropped: {reason}" for reason, count in splits["dropped"].items() if count),
-    ]
-    lines += [f"  warning      {text}" for text in splits["warnings"]]
+    where = f"  (in .pawl/examples/{Path.cwd().name})" if Path.cwd().parent.name == "examples" else ""
     times = {
         entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran
     }
     order = ("ingest", "validate", "prepare", "featurize", "train", "evaluate")
+    unchanged = [name for name in order if name not in ran and name not in cached]
+    complete = paths.METRICS.exists() and (paths.BUNDLE / "manifest.json").exists()
+    lines = ["", *(_measured(task) if complete else [])]
     lines.append(f"  ran          {', '.join(times.values()) or 'nothing: no input changed'}")
-    if unchanged := [name for name in order if name not in ran and name not in cached]:
-        lines.append(f"  unchanged    {', '.join(unchanged)}")
-    if cached:
-        lines.append(f"  from cache   {', '.join(cached)}")
+    lines += [f"  {'unchanged' if complete else 'not run':<12} {', '.join(unchanged)}"] if unchanged else []
+    lines += [f"  from cache   {', '.join(cached)}"] if cached else []
     lines.append(f"  in all       {seconds:.1f} s")
-    where = "" if Path.cwd().parent.name != "examples" else f"  (in .pawl/examples/{Path.cwd().name})"
+    if not complete:
+        return "\n".join([*lines, "", "next: `make run` for the rest"])
+    lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}"]
+    return "\n".join(
+        [*lines, "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did"]
+    )
+
+
+def _measured(task: str) -> list[str]:
+    """Return what the reports say of the model."""
+    from pawl import paths
+
+    report = json.loads(paths.METRICS.read_text())
+    manifest = json.loads((paths.BUNDLE / "manifest.json").read_text())
+    splits = json.loads(paths.SPLITS.read_text())
+    name, rows = manifest["model"].rpartition(".")[2], splits["splits"]["test"]["rows"]
+    lines = [f"{name} for {manifest['target']}, on {rows:,} test rows  ({manifest['digest'][:19]})", ""]
+    lines.append(f"  {'metric':<12} {'test':>8}  {'95 % interval':<18} {'valid':>8} {'train':>8}")
+    for metric in HEADLINE[task]:
+        value = report["test"][metric]
+        others = "".join(f" {_number(report[split][metric]['value']):>8}" for split in ("valid", "train"))
+        interval = f"{_number(value['low'])} to {_number(value['high'])}"
+        lines.append(f"  {metric:<12} {_number(value['value']):>8}  {interval:<18}" + others)
     lines += [
         "",
-        f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}",
-        "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did",
+        "  rows         " + ", ".join(f"{split} {entry['rows']:,}" for split, entry in splits["splits"].items()),
     ]
-    return "\n".join(lines)
+    lines += [f"  dropped      {count:,} rows: {reason}" for reason, count in splits["dropped"].items() if count]
+    return lines + [f"  warning      {text}" for text in splits["warnings"]]
 
 
 def _number(value: float | None) -> str:

@@ -5,6 +5,7 @@
 
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         if self.process:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)  # its children too
             self.process.wait()
         if self.folder:
             self.folder.cleanup()
@@ -46,7 +47,9 @@ class Worker:
             return
         self.folder = tempfile.TemporaryDirectory(prefix="pawl-")
         os.environ[ADDRESS] = str(Path(self.folder.name) / "socket")
-        self.process = subprocess.Popen([sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]], start_new_session=True
+        )
         while not Path(os.environ[ADDRESS]).exists() and self.process.poll() is None:
             time.sleep(0.01)
 

@@ -46,9 +46,9 @@ class Project:
         assert old in text
         (self.path / name).write_text(text.replace(old, new))
 
-    def call(self, *command: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project; its output is in the assertion when it fails."""
-        env = {
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return the environment of a user of this project alone."""
+        return {
             **{key: value for key, value in os.environ.items() if not key.startswith(("PAWL_", "DVC_", "COV_"))},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.path / "src"),
@@ -58,8 +58,12 @@ class Project:
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "tester", "GIT_AUTHOR_EMAIL": "tester@example.org",
             "GIT_COMMITTER_NAME": "tester", "GIT_COMMITTER_EMAIL": "tester@example.org",
-            **environ,
+            **more,
         }  # fmt: skip
+
+    def call(self, *command: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; its output is in the assertion when it fails."""
+        env = self.environ(**environ)
         done = subprocess.run(
             command, cwd=self.path, env=env, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )

@@ -1,8 +1,12 @@
 """`make run` from outside: what a user sees, and what is left after a mistake."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pyarrow.csv
@@ -175,13 +179,29 @@ def test_one_changed_cell_reruns_the_pipeline(project, table):
     assert "ran          ingest" in done.stdout
 
 
-def test_a_run_that_is_killed_half_way_leaves_nothing_to_clean_up(project):
-    project.call("timeout", "--signal=KILL", "1.5", sys.executable, "-m", "scripts.run", "--force", check=False)
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("stage", ["ingest", "train"])
+def test_a_run_that_is_stopped_half_way_leaves_nothing_to_clean_up(project, how, code, stage):
+    before = project.outputs()
+    log = project.path / ".pawl/stages.jsonl"
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "scripts.run", "--force", "--no-run-cache"]
+    with subprocess.Popen(
+        command, cwd=project.path, env=project.environ(), stderr=subprocess.PIPE, start_new_session=True
+    ) as running:
+        while not (log.exists() and {"ingest": "fingerprint", "train": "featurize"}[stage] in log.read_text()):
+            time.sleep(0.01)
+        os.killpg(running.pid, how) if how == signal.SIGINT else running.send_signal(how)  # as a terminal does
+        running.communicate()
 
+    assert running.returncode == code
+    if how != signal.SIGKILL:
+        assert project.outputs() == before
     done = project.run()
-
-    assert done.returncode == 0
     assert "roc_auc" in done.stdout
+    assert {name: made for name, made in project.outputs().items() if "models/" in name} == {
+        name: made for name, made in before.items() if "models/" in name
+    }
 
 
 def test_rows_and_columns_in_another_order_give_the_same_metrics(project, table):
@@ -228,6 +248,22 @@ def test_another_task_needs_configuration_only(project, table, task, target, mod
     report = json.loads((project.path / "reports/metrics.json").read_text())
     assert report["test"][metric]["low"] < report["test"][metric]["value"] < report["test"][metric]["high"]
     assert f"cv_{metric}_mean" in report["cv"]
+
+
+def test_a_part_of_the_pipeline_can_be_run_first(fresh):
+    done = fresh.run("prepare")
+
+    assert "ran          ingest" in done.stdout
+    assert "not run      featurize, train, evaluate" in done.stdout
+    assert not (fresh.path / "models").exists()
+
+
+def test_a_stage_that_does_not_exist_is_one_clear_message(project):
+    done = project.run("trian", check=False)
+
+    assert done.returncode == 2
+    assert "trian" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_second_run_at_the_same_time_is_refused(project):

@@ -8,6 +8,10 @@ from pawl.config import Ingest
 
 def run(params: Ingest) -> None:
     """Write the source's fingerprint; raise Problem if params.yaml pins another one."""
-    found = source.fingerprint(params)
     paths.SOURCE.parent.mkdir(parents=True, exist_ok=True)
-    paths.SOURCE.write_text(json.dumps(found, indent=2) + "\n")
+    paths.SOURCE.write_text(text(params))
+
+
+def text(params: Ingest) -> str:
+    """Return what the file holds for the source as it is now."""
+    return json.dumps(source.fingerprint(params), indent=2) + "\n"
