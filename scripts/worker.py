@@ -3,8 +3,10 @@
 `scripts.run` starts it; `scripts.stage` asks it. Without one, or where fork is not safe (macOS), a stage imports by itself.
 """
 
+import contextlib
 import importlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -89,16 +91,24 @@ def serve(address: str) -> None:
             with connection:
                 connection.settimeout(None)
                 job, descriptors, *_ = socket.recv_fds(connection, 64, 3)
-                code = _child(job.decode(), descriptors) if job != b"check" else check()
-                connection.sendall(bytes([code]))
+                code = _child(job.decode(), descriptors, connection, parent) if job != b"check" else check()
+                with contextlib.suppress(BrokenPipeError):
+                    connection.sendall(bytes([code]))
 
 
-def _child(job: str, descriptors: list[int]) -> int:
+def _child(job: str, descriptors: list[int], client: socket.socket, parent: int) -> int:
+    """Fork a child for the stage and return its exit code; end it when who asked, or the run, is gone."""
     pid = os.fork()
     if pid:
         for descriptor in descriptors:
             os.close(descriptor)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF
+        while True:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status) & 0xFF
+            hung_up = select.select([client], [], [], 0.02)[0] and not client.recv(1, socket.MSG_PEEK)
+            if hung_up or os.getppid() != parent:
+                os.kill(pid, signal.SIGKILL)
     code = 1
     try:
         for number, descriptor in enumerate(descriptors):
