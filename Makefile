@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: help run test e2e lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## The pipeline: from the table in params.yaml to an evaluated model [EXAMPLE=adult ADULT=folder]
 	@$(if $(ADULT),ADULT='$(ADULT)') $(PYTHON) -m scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
@@ -23,7 +23,7 @@ lint: env ## Style, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: env ## Write the style
 	@$(BIN)/ruff check --fix-only --quiet .

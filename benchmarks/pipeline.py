@@ -96,6 +96,22 @@ def workspace(folder: Path, rows: int | None) -> Path:
     return folder
 
 
+def splits(place: Path, environment: dict[str, str]) -> str:
+    """Return a file with the split of each row as the pipeline draws it, in the order of the source."""
+    import numpy as np
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    timed([*COMMANDS[DVC], "prepare"], place, environment)
+    row_id = pq.read_table(place / "data/raw.parquet", columns=["row_id"]).column(0)
+    split = np.full(len(row_id), "train")
+    for name in ("valid", "test"):
+        drawn = pq.read_table(place / f"data/prepared/{name}.parquet", columns=["row_id"]).column(0)
+        split[pc.is_in(row_id, drawn).to_numpy()] = name
+    np.save(place / "split.npy", split)
+    return str(place / "split.npy")
+
+
 def compare(case: str, rows: int | None, adult: Path, folder: Path, repeats: int) -> tuple[dict[str, Any], Any]:
     """Return (ratios, figures) of one table. A repetition runs every command once, in turn."""
     import pyarrow as pa
@@ -109,7 +125,8 @@ def compare(case: str, rows: int | None, adult: Path, folder: Path, repeats: int
         pq.write_table(pa.Table.from_batches(sample.batches(rows, 0, 0.0)), tables[0])
     quiet = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site"), "ADULT": str(adult)}
     environment = os.environ | quiet | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    bare = ["python", str(ROOT / "benchmarks/bare.py"), "params.yaml", "bare", *map(str, tables)]
+    given = splits(workspace(folder / "split", rows), environment)
+    bare = ["python", str(ROOT / "benchmarks/bare.py"), "params.yaml", given, "bare", *map(str, tables)]
     runs: dict[str, list[dict[str, float]]] = {}
 
     def measure(name: str, command: list[str], place: Path, *, fresh: bool) -> None:

@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from pawl.problem import Problem
 
+    if not Path("params.yaml").exists():
+        environment.tell(str(Problem("params.yaml does not exist", Path.cwd(), "run from the project's root")))
+        return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a cancelled job gets: outputs are put back
     try:
         if args.example:
@@ -60,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Problem as problem:
         environment.tell(str(problem))
         return problem.code
+    except OSError as error:
+        if args.debug:
+            raise
+        environment.tell(f"error: {error}\n  where: {Path.cwd()}\n  fix: check disk space and rights, then run again")
+        return 3
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                     raise of_dvc(error) from error
                 environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
                 return int(code)
-    print(summary(params.task, ran, cached, time.time() - started))
+    print(summary(params.task, ran, cached, time.time() - started, whole=not args.stages or "evaluate" in args.stages))
     return 0
 
 
@@ -115,6 +123,8 @@ def of_dvc(error: Exception) -> Exception:
     cause = " ".join(" ".join(str(part) for part in (error, error.__cause__ or "")).split())[:300]
     if "is busy" in cause or "Unable to acquire lock" in cause:
         return Unreachable("another DVC command works on this project", cause, "wait for it, or end it, then run again")
+    if any(sign in cause for sign in ("[Errno 28]", "[Errno 30]", "[Errno 13]", "No possible cache link types")):
+        return Unreachable(f"DVC cannot write: {cause}", Path.cwd(), "check disk space and rights, then run again")
     fix = "a conflict in dvc.lock: `make relock`; anything else: see DVC's message"
     return Problem(f"DVC stopped: {cause}", "dvc.yaml, dvc.lock", fix)
 
@@ -139,7 +149,7 @@ def check_columns(params: Any, known: Any) -> None:
     }
     for key, listed in lists.items():
         names |= {f"{key}[{number}]": name for number, name in enumerate(listed)}
-    schema.check_names(known, names, where=paths.PARAMS)
+    schema.check_names(known, names, path=paths.PARAMS)
 
 
 def check_estimator(warm: Any) -> None:
@@ -197,29 +207,34 @@ def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tupl
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[Any]:
-    """Keep hard links to every output: DVC removes a stage's outputs before it runs it. Yields the function that puts them back."""
+def kept() -> Iterator[Callable[[], None]]:
+    """Keep hard links to every output: DVC removes a stage's outputs before it runs it. Yields the function that puts them back.
+
+    What a run left that was killed is put back first: it holds the only copy of what that run had removed.
+    """
     from pawl import paths
 
-    folder = paths.STATE / "before"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in map(Path, OUTPUTS):
-        if name.is_dir():
-            shutil.copytree(name, folder / name, copy_function=_link, symlinks=True)
-        elif name.exists():
-            shutil.copy2(name, folder / name)
+    folder, partial = paths.STATE / "before", paths.STATE / "before.partial"
 
     def put_back() -> None:
         for name in map(Path, OUTPUTS):
             shutil.rmtree(name, ignore_errors=True) if name.is_dir() else name.unlink(missing_ok=True)
             if (folder / name).exists():
                 shutil.move(folder / name, name)
+        shutil.rmtree(folder)
 
-    try:
-        yield put_back
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        put_back()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in map(Path, OUTPUTS):
+        if name.is_dir():
+            shutil.copytree(name, partial / name, copy_function=_link, symlinks=True)
+        elif name.exists():
+            shutil.copy2(name, partial / name)
+    partial.rename(folder)  # a copy that is not whole never has this name
+    yield put_back
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:
@@ -275,23 +290,20 @@ def workspace(example: str) -> Path:
     return folder
 
 
-def summary(task: str, ran: list[str], cached: list[str], seconds: float) -> str:
+def summary(task: str, ran: list[str], cached: list[str], seconds: float, *, whole: bool) -> str:
     """Return the one screen that ends a run."""
-    from pawl import paths
-
     where = f"  (in .pawl/examples/{Path.cwd().name})" if Path.cwd().parent.name == "examples" else ""
     times = {
         entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran
     }
     order = ("ingest", "validate", "prepare", "featurize", "train", "evaluate")
     unchanged = [name for name in order if name not in ran and name not in cached]
-    complete = paths.METRICS.exists() and (paths.BUNDLE / "manifest.json").exists()
-    lines = ["", *(_measured(task) if complete else [])]
+    lines = ["", *(_measured(task) if whole else [])]
     lines.append(f"  ran          {', '.join(times.values()) or 'nothing: no input changed'}")
-    lines += [f"  {'unchanged' if complete else 'not run':<12} {', '.join(unchanged)}"] if unchanged else []
+    lines += [f"  {'unchanged' if whole else 'not run':<12} {', '.join(unchanged)}"] if unchanged else []
     lines += [f"  from cache   {', '.join(cached)}"] if cached else []
     lines.append(f"  in all       {seconds:.1f} s")
-    if not complete:
+    if not whole:
         return "\n".join([*lines, "", "next: `make run` for the rest"])
     lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}"]
     return "\n".join(

@@ -5,6 +5,7 @@ python -m scripts.schema --force    infers every column again
 """
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -63,14 +64,14 @@ class Seen:
         share = self.missing / max(self.rows, 1)
         if share:
             found["missing"] = next(step for step in MISSING_STEPS if step >= min(1.0, share * 1.2))
-        if dtype in {"integer", "number"}:
+        if dtype in {"integer", "number"} and not role:
             if self.least >= 0:
                 found["min"] = 0
             if math.isfinite(size := self.total / max(known, 1)) and size:
                 found["scale"] = float(f"{size:.3g}")
         if dtype == "category" and role:
             found["dtype"] = "text"
-        elif dtype == "category":
+        elif dtype == "category" and self.values:
             found["values"] = sorted(self.values)
         return found
 
@@ -83,10 +84,7 @@ def infer(params: config.Params) -> dict[str, dict[str, Any]]:
     for _, given in source.batches(params.ingest):
         batch = data.tidy(given)
         for name in batch.schema.names:
-            renames = params.ingest.replace.get(name, {})
-            column = batch.column(name)
-            if renames:
-                column = _renamed(column, renames)
+            column = ingest.replaced(batch.column(name), params.ingest.replace.get(name, {}))
             seen.setdefault(name, Seen()).add(column)
     return {
         name: column.rules(
@@ -94,12 +92,6 @@ def infer(params: config.Params) -> dict[str, dict[str, Any]]:
         )
         for name, column in seen.items()
     }
-
-
-def _renamed(column: Any, renames: dict[str, str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array([renames.get(value, value) for value in column.cast("string").to_pylist()], pa.string())
 
 
 def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[str], list[str]]:
@@ -120,7 +112,8 @@ def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[st
 
 def _entry(name: str, rules: dict[str, Any]) -> str:
     flow = yaml.safe_dump(rules, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
-    return f"{yaml.safe_dump(name, allow_unicode=True, width=10_000).removesuffix('...' + chr(10)).strip()}: {flow}\n"
+    key = yaml.safe_dump(name, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+    return f"{json.dumps(name) if chr(10) in key else key}: {flow}\n"
 
 
 def _entries(old: str) -> dict[str, str]:

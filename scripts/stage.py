@@ -29,7 +29,7 @@ STAGES: dict[str, Callable[[config.Params], tuple[Any, ...]]] = {
     "prepare": lambda params: (params.problem, params.prepare, schema.load(paths.SCHEMA)),
     "featurize": lambda params: (params.problem, params.featurize, schema.load(paths.SCHEMA)),
     "train": lambda params: (params.problem, params.train),
-    "evaluate": lambda params: (params.problem, params.evaluate, params.train, params.featurize),
+    "evaluate": lambda params: (params.problem, params.evaluate, params.train, params.featurize, params.prepare),
 }
 HEAVY = {"featurize", "train", "evaluate"}  # they import scikit-learn and LightGBM, which a worker has ready
 

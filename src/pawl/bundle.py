@@ -34,6 +34,9 @@ ALLOWED = (
     "sklearn._loss.loss.",
     "sklearn._loss._loss.",
     "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.calibration.",
+    "sklearn.gaussian_process.kernels.",
+    "sklearn.neural_network._stochastic_optimizers.",
     "sklearn.preprocessing.",
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
@@ -85,23 +88,16 @@ def save(
     *,
     pipeline: Any,
     manifest: Mapping[str, Any],
-    made_by: Mapping[str, Any],
     golden: Sequence[Mapping[str, Any]],
     trained_on: npt.NDArray[np.uint64],
 ) -> Bundle:
-    """Write a bundle and return it as it loads. `made_by` (commit, versions) is not part of its identity.
+    """Write a bundle and return it as it loads.
 
     Raise Problem if the pipeline holds a type that is not allowed, or predicts something else once stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = dump(pipeline)
-    unknown = untrusted(stored)
-    if unknown:
-        raise Problem(
-            f"the pipeline holds types that a bundle may not: {', '.join(unknown)}",
-            "train.model, src/task",
-            "use scikit-learn's or LightGBM's estimators, or define the class in src/task",
-        )
+    allowed_types(stored, folder / PIPELINE)
     (folder / PIPELINE).write_bytes(stored)
     dtypes = dict(manifest["features"])
     predictions, probabilities = predict(
@@ -119,7 +115,7 @@ def save(
     }
     content = {"format": FORMAT, **manifest, "files": files}
     digest = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**content, "digest": digest, "made_by": dict(made_by)}, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps({**content, "digest": digest}, indent=2) + "\n")
     bundle = load(folder)
     if check_golden(bundle):
         raise Problem(
@@ -138,7 +134,7 @@ def load(folder: Path) -> Bundle:
             raise Problem(
                 f"bundle format {manifest.get('format')} is not {FORMAT}", folder, "train again with this version"
             )
-        content = {key: value for key, value in manifest.items() if key not in {"digest", "made_by"}}
+        content = {key: value for key, value in manifest.items() if key != "digest"}
         if manifest["digest"] != "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
             raise Problem(
                 "the manifest is not the one that was written: its digest differs",
@@ -161,17 +157,7 @@ def load(folder: Path) -> Bundle:
         raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, "fetch the bundle again") from error
-    stored = (folder / PIPELINE).read_bytes()
-    unknown = untrusted(stored)
-    if unknown:
-        raise Problem(
-            f"refused: the pipeline holds types that are not allowed: {', '.join(unknown)}",
-            folder / PIPELINE,
-            "do not use this file",
-        )
-    import skops.io
-
-    pipeline = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
+    pipeline = restore((folder / PIPELINE).read_bytes(), folder / PIPELINE)
     golden = json.loads((folder / GOLDEN).read_text())
     return Bundle(pipeline, manifest, golden, np.load(folder / TRAINED_ON, allow_pickle=False))
 
@@ -192,16 +178,27 @@ def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
     return [int(row) for row in np.flatnonzero(~(difference <= tolerance))]
 
 
-def untrusted(stored: bytes) -> list[str]:
-    """Return the types in a skops file that ALLOWED does not name."""
+def restore(stored: bytes, where: Path) -> Any:
+    """Return the object in a skops file, once its types are known to be allowed."""
     import skops.io
 
-    named = skops.io.get_untrusted_types(data=stored)
-    return [
+    return skops.io.loads(stored, trusted=allowed_types(stored, where))
+
+
+def allowed_types(stored: bytes, where: Path) -> list[str]:
+    """Return the types in a skops file that skops does not trust by itself; raise Problem if ALLOWED does not name one. Nothing is run."""
+    import skops.io
+
+    named: list[str] = skops.io.get_untrusted_types(data=stored)
+    unknown = [
         name
         for name in named
-        if not any(name == allowed or (allowed.endswith(".") and name.startswith(allowed)) for allowed in ALLOWED)
+        if not any(name == each or (each.endswith(".") and name.startswith(each)) for each in ALLOWED)
     ]
+    if unknown:
+        fix = "use scikit-learn's or LightGBM's estimators, or define the class in src/task; a bundle from elsewhere: do not use it"
+        raise Problem(f"refused: types that a bundle may not hold: {', '.join(unknown)}", where, fix)
+    return named
 
 
 def dump(fitted: Any) -> bytes:

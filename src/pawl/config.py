@@ -3,7 +3,7 @@
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from task.params import FeaturizeParams
 TaskKind = Literal["binary", "multiclass", "regression"]
 Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
 EMPTY = {"task": "binary", "target": "<column>", "positive": "null", "threshold": "0.5"}
+Positive = typing.Annotated[float, msgspec.Meta(gt=0)]
 Count = typing.Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -37,9 +38,9 @@ class ThresholdRule(Section):
     """How the threshold is chosen on the validation split."""
 
     rule: Literal["f_beta", "cost", "recall_at_precision"]
-    beta: float = 1.0
-    false_positive: float = 1.0
-    false_negative: float = 1.0
+    beta: Positive = 1.0
+    false_positive: Positive = 1.0
+    false_negative: Positive = 1.0
     precision: Share = 0.8
 
 
@@ -52,10 +53,12 @@ class Task(Section):
     threshold: Share | ThresholdRule
     columns: Columns
 
-    @property
-    def positive_label(self) -> str:
-        """Return `positive` as the table's cells are written: true, not True."""
-        return str(self.positive).lower() if isinstance(self.positive, bool) else str(self.positive)
+    def positive_in(self, labels: Iterable[str]) -> str | None:
+        """Return the label of the table that `positive` means: true is also True, and 1 also 1.0. None if there is none."""
+        forms = {str(self.positive), str(self.positive).lower(), str(self.positive).title()}
+        if isinstance(self.positive, int | float):
+            forms |= {str(float(self.positive)), str(int(self.positive))}
+        return next((label for label in (str(self.positive), *labels) if label in forms and label in set(labels)), None)
 
     @property
     def roles(self) -> frozenset[str]:
@@ -190,7 +193,7 @@ def load(path: Path) -> Params:
         raise Problem(
             f"{'.'.join(key) or 'params'}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
             f"{path}:{line_of(lines, key)}",
-            ("put the key in quotes" if of_key else _allowed(key))
+            ("put it in quotes" if of_key or "`date" in message else _allowed(key))
             or "correct the value; README, Configuration, lists what each key takes",
         ) from error
     _check(params, path, lines)
@@ -246,7 +249,7 @@ WORDS = {
 def _words(hint: Any) -> str:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        low, high = options[1].ge, options[1].le
+        low, high = options[1].ge, options[1].le  # above 0 needs no word: msgspec says it
         return (
             _words(options[0])
             + (f" from {low}" if low is not None else "")
@@ -279,6 +282,7 @@ def _check(params: Params, path: Path, lines: Mapping[Key, int]) -> None:
         (split == "group" and not params.columns.group, "prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split"),
         (split == "time" and not params.columns.time, "prepare.split: time needs columns.time", "name the column", "prepare", "split"),
         (split == "given" and not given, "prepare.split: given needs columns.split, or ingest.source as {train: ..., test: ...}", "add one of them", "prepare", "split"),
+        (split == "time" and params.evaluate.folds > 0, "folds of a split by time would predict the past from the future", "set evaluate.folds: 0", "evaluate", "folds"),
         (bool(parts), f"ingest.source has a part called {min(parts, default='')}", "allowed: train, valid, test", "ingest", "source"),
         (taken is not None, f"train.params.{taken} has a key of its own", f"set train.{own.get(taken or '')}", "train", "params", taken or ""),
     ):  # fmt: skip

@@ -38,6 +38,9 @@ def check(task: Task, params: Train) -> None:
             _where("model"),
             f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}",
         )
+    if task.task != "regression" and not hasattr(model, "predict_proba"):
+        fix = "for SVC set train.params.probability: true; or name another classifier"
+        raise Problem(f"{params.model} gives no probabilities", _where("model"), fix)
     if params.device == "gpu" and not is_lightgbm(params):
         raise Problem(
             f"{params.model} does not train on a GPU here",
@@ -59,6 +62,10 @@ def find(path: str) -> Any:
         ) from error
     estimator = getattr(found, name, None)
     if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
+        if not any(hasattr(each, "fit") for each in vars(found).values()):
+            raise Problem(
+                f"train.model: {path} is no estimator", _where("model"), "for example lightgbm.LGBMClassifier"
+            )
         refuse_name(
             f"train.model: {path}",
             name,

@@ -17,7 +17,7 @@ def from_table(table: Any, dtypes: Mapping[str, str]) -> Any:
     def column(name: str, dtype: str) -> Any:
         values = table.column(name)
         if dtype in {"integer", "number", "boolean"}:
-            return values.cast("double").to_pandas()
+            return values.cast("double", safe=False).to_pandas()
         if dtype == "datetime":
             return values.to_pandas()
         return values.to_pandas().astype(object).where(~np.asarray(values.is_null()), np.nan)

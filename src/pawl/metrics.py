@@ -8,12 +8,15 @@ Intervals: Wilson for shares; the influence of each row for means and roc_auc (D
 confusion matrix for what is a function of it, and of score bins for average_precision and ece; resampled rows for a task's own metrics.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pawl.problem import Problem
+
+WHERE = "src/task/metrics.py"
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Custom = Mapping[str, Callable[[Any, Any, Any], float]]
@@ -54,7 +57,7 @@ def classification(
     chosen = np.clip(probabilities[np.arange(count), y], np.finfo(float).eps, 1.0)
     found["log_loss"] = mean(-np.log(chosen))
     found["ece"] = _ece(y, probabilities, rng)
-    return found | _custom(custom, y, prediction, probabilities, rng, resamples)
+    return found | _custom(custom, found, y, prediction, probabilities, rng, resamples)
 
 
 def regression(
@@ -76,7 +79,7 @@ def regression(
     half = Z * np.sqrt(len(y)) / 2  # the order statistics around the median
     low, high = (order[int(np.clip(len(y) / 2 + side * half, 0, len(y) - 1))] for side in (-1, 1))
     found["median_ae"] = Estimate(float(np.median(error)), float(low), float(high), len(y))
-    return found | _custom(custom, y, prediction, None, rng, resamples)
+    return found | _custom(custom, found, y, prediction, None, rng, resamples)
 
 
 def wilson(hits: int, count: int) -> Estimate:
@@ -210,13 +213,35 @@ def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
 
 
 def _custom(
-    custom: Custom | None, y: Any, prediction: Any, probabilities: Any, rng: np.random.Generator, resamples: int
+    custom: Custom | None,
+    standard: Collection[str],
+    y: Any,
+    prediction: Any,
+    probabilities: Any,
+    rng: np.random.Generator,
+    resamples: int,
 ) -> dict[str, Estimate]:
     found = {}
     for name, function in (custom or {}).items():
+        if name in standard:
+            raise Problem(f"{name} is a standard metric already", WHERE, "give yours another name")
+        function = _told(name, function)  # noqa: PLW2901 - the same function, with a message
         draws = []
         for _ in range(resamples):
             rows = rng.integers(0, len(y), len(y))
             draws.append(function(y[rows], prediction[rows], None if probabilities is None else probabilities[rows]))
         found[name] = _from_draws(float(function(y, prediction, probabilities)), np.array(draws, dtype=float), len(y))
     return found
+
+
+def _told(name: str, function: Callable[[Any, Any, Any], float]) -> Callable[[Any, Any, Any], float]:
+    """Return the function, whose failure says which metric it is."""
+
+    def measured(y: Any, prediction: Any, probabilities: Any) -> float:
+        try:
+            return float(function(y, prediction, probabilities))
+        except Exception as error:
+            what = f"the metric {name} failed: {type(error).__name__}: {error}"
+            raise Problem(what, WHERE, "it takes (y, prediction, probabilities) and returns a number") from error
+
+    return measured

@@ -11,6 +11,7 @@ RAW = Path("data/raw.parquet")
 PREPARED = Path("data/prepared")
 FEATURES = Path("data/features")
 BUNDLE = Path("models/bundle")
+MADE_BY = Path("models/made_by.json")  # commit and versions of the run that made the bundle; DVC does not keep it
 
 VALIDATION = Path("reports/validation.json")
 SPLITS = Path("reports/splits.json")

@@ -8,7 +8,7 @@ import msgspec
 
 from pawl.config import Section, Share
 from pawl.problem import Problem
-from pawl.yamlfile import read_yaml, refuse_name
+from pawl.yamlfile import line_of, read_yaml, refuse_name
 
 Dtype = Literal["integer", "number", "boolean", "category", "text", "datetime"]
 
@@ -91,8 +91,9 @@ def arrow_types(dtypes: Mapping[str, str]) -> dict[str, Any]:
     return {name: types[dtype] for name, dtype in dtypes.items()}
 
 
-def check_names(schema: Schema, names: Mapping[str, str | None], *, where: Path) -> None:
+def check_names(schema: Schema, names: Mapping[str, str | None], *, path: Path) -> None:
     """Raise Problem if a column that params.yaml names does not exist in the schema. `names` is {key: column}."""
     for key, name in names.items():
         if name and name not in schema.columns:
-            refuse_name(f"{key}: {name}", name, list(schema.columns), where=str(where))
+            line = line_of(read_yaml(path)[1], tuple(key.partition("[")[0].split(".")))
+            refuse_name(f"{key}: {name}", name, list(schema.columns), where=f"{path}:{line}")

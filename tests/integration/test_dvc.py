@@ -65,7 +65,7 @@ class Project:
         return self.json("data/source.json")["digest"], self.json("models/bundle/manifest.json")["digest"]
 
     def trained(self):
-        return self.json("models/bundle/manifest.json")["made_by"]["commit"]
+        return self.json("models/made_by.json")["commit"]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from pawl import sample
 @pytest.fixture
 def table(project, tmp_path):
     """Write the sample as data.csv inside the project, as the source of params.yaml; undo everything after the test."""
-    kept = {name: (project.path / name).read_bytes() for name in ("params.yaml", "schema.yaml")}
+    kept = {name: (project.path / name).read_bytes() for name in ("params.yaml", "schema.yaml", "src/task/metrics.py")}
     rows = pa.Table.from_batches(sample.batches(3000, 0, 0.0))
     pa.csv.write_csv(rows, project.path / "data.csv")
     project.set(**{"ingest.source": "data.csv"})
@@ -87,6 +87,22 @@ def changed_unit(project, rows):
     pa.csv.write_csv(rows.set_column(1, "age", ages), project.path / "data.csv")
 
 
+def no_probabilities(project, rows):
+    project.set(**{"train.model": "sklearn.linear_model.RidgeClassifier", "train.params": {}})
+
+
+def failing_metric(project, rows):
+    (project.path / "src/task/metrics.py").write_text(
+        "METRICS = {'profit': lambda y, prediction, probabilities: 1 / 0}\n"
+    )
+
+
+def taken_metric(project, rows):
+    (project.path / "src/task/metrics.py").write_text(
+        "METRICS = {'accuracy': lambda y, prediction, probabilities: 1.0}\n"
+    )
+
+
 def gone(project, rows):
     (project.path / "data.csv").unlink()
 
@@ -103,6 +119,9 @@ BAD = {
     truncated_parquet: ["data.parquet", "not a complete parquet file"],
     one_class: ["income", "1 class in the target"],
     changed_unit: ["age", "has the unit changed?"],
+    no_probabilities: ["RidgeClassifier gives no probabilities"],
+    failing_metric: ["the metric profit failed: ZeroDivisionError", "src/task/metrics.py"],
+    taken_metric: ["accuracy is a standard metric already"],
     gone: ["data.csv does not exist", "ingest.source"],
 }
 
@@ -182,6 +201,7 @@ def test_one_changed_cell_reruns_the_pipeline(project, table):
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("stage", ["ingest", "train"])
 def test_a_run_that_is_stopped_half_way_leaves_nothing_to_clean_up(project, how, code, stage):
+    project.run()
     before = project.outputs()
     log = project.path / ".pawl/stages.jsonl"
     log.unlink(missing_ok=True)
@@ -195,8 +215,9 @@ def test_a_run_that_is_stopped_half_way_leaves_nothing_to_clean_up(project, how,
         running.communicate()
 
     assert running.returncode == code
-    if how != signal.SIGKILL:
-        assert project.outputs() == before
+    if how == signal.SIGKILL:  # what it had removed comes back with the next run, even one that fails
+        assert project.run("no_such_stage", check=False).returncode == 2
+    assert project.outputs() == before
     done = project.run()
     assert "roc_auc" in done.stdout
     assert {name: made for name, made in project.outputs().items() if "models/" in name} == {

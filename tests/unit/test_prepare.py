@@ -114,6 +114,61 @@ def test_time_without_dates_proposes_them():
         split(table(), {"time": "month"}, split="time")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "cells", "borders", "test"),
+    [
+        ("integer", list(range(60)), ("45", "52"), set(range(52, 60))),
+        (
+            "datetime",
+            [f"2024-{1 + day // 28:02d}-{1 + day % 28:02d}T12:00:00" for day in range(300)],
+            ("2024-09-01", "2024-11-01T12:00"),
+            None,
+        ),
+    ],
+)
+def test_time_is_compared_as_what_it_is(dtype, cells, borders, test):
+    given = table().set_column(2, "month", pa.array([cells[row % len(cells)] for row in range(3000)]))
+    schema = Schema(columns=SCHEMA.columns | {"month": Column(dtype=dtype)})
+    pq.write_table(given, "data.parquet")
+    task = Task(
+        task="binary", target="bought", positive="yes", threshold=0.5, columns=Columns(time="month", ignore=("id",))
+    )
+    ingest.run(task, Ingest(source="data.parquet"), schema)
+
+    prepare.run(task, Prepare(split="time", valid_from=borders[0], test_from=borders[1]), schema)
+
+    late, early = (pq.read_table(paths.PREPARED / f"{name}.parquet")["month"].to_pylist() for name in ("test", "valid"))
+    assert min(late) > max(early)
+    assert test is None or set(late) == test
+
+
+@pytest.mark.parametrize(
+    ("cells", "borders", "told"),
+    [
+        (["31.12.2024", "01.01.2025"], ("2025-01-01", "2025-06-01"), "holds '31.12.2024', which cannot be ordered"),
+        (["2025-01-01", None], ("2025-01-01", "2025-06-01"), "rows have no month"),
+        (["2025-01-01", "2025-07-01"], ("2025-06-01", "2025-01-01"), "valid_from 2025-06-01 is not before"),
+    ],
+)
+def test_a_time_that_cannot_be_split_is_refused(cells, borders, told):
+    given = table().set_column(2, "month", pa.array([cells[row % 2] for row in range(3000)]))
+
+    with pytest.raises(Problem, match=told):
+        split(given, {"time": "month"}, split="time", valid_from=borders[0], test_from=borders[1])
+
+
+def test_rows_that_differ_in_the_target_alone_are_no_duplicates():
+    given = table(1000).drop_columns(["id"])
+    other = given.set_column(
+        5, "bought", pa.array(["no" if cell == "yes" else "yes" for cell in given["bought"].to_pylist()])
+    )
+    both = pa.concat_tables([given, other, given])
+
+    parts = split(both.append_column("id", pa.array(["same"] * 3000)), drop_duplicates=True)
+
+    assert sum(part.num_rows for part in parts.values()) == 2000
+
+
 def test_a_given_split_is_taken_as_it_is():
     given = table()
 
@@ -155,7 +210,7 @@ def test_rows_that_are_dropped_are_counted():
     )
     missing = given["pay"].null_count
 
-    parts = split(given, drop_missing=("pay",), drop_duplicates=True)
+    parts = split(given, {"id": "id"}, drop_missing=("pay",), drop_duplicates=True)
 
     report = json.loads(paths.SPLITS.read_text())
     assert report["rows"] == 6000

@@ -36,7 +36,7 @@ INFERRED = {
     "colour": (["red", "green", "no", "blue", None] * 50, {"dtype": "category", "missing": 0.25, "values": ["blue", "green", "no", "red"]}),
     "note": ([f"free text {number}" for number in range(250)], {"dtype": "text"}),
     "blanks": ([[" 7", "8 ", "+9", "1e3"][number % 4] for number in range(250)], {"dtype": "integer", "min": 0, "scale": 254.0}),
-    "nothing": ([None] * 250, {"dtype": "category", "missing": 1.0, "values": []}),
+    "nothing": ([None] * 250, {"dtype": "category", "missing": 1.0}),
     "y": ([0, 1] * 125, {"dtype": "category", "values": ["0", "1"]}),
 }  # fmt: skip
 
@@ -256,7 +256,7 @@ def test_numbers_written_as_values_are_texts():
 def test_a_name_that_no_column_has_is_a_problem():
     shipped = schema.load(ROOT / "schema.yaml")
 
-    schema.check_names(shipped, {"columns.time": "month", "columns.id": None}, where=Path("params.yaml"))
+    schema.check_names(shipped, {"columns.time": "month", "columns.id": None}, path=ROOT / "params.yaml")
     with pytest.raises(Problem, match=r"columns\.time: mont is not a known name") as caught:
-        schema.check_names(shipped, {"columns.time": "mont"}, where=Path("params.yaml"))
+        schema.check_names(shipped, {"columns.time": "mont"}, path=ROOT / "params.yaml")
     assert "did you mean month?" in caught.value.fix

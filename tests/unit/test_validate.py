@@ -77,7 +77,7 @@ BROKEN = {
     "one class": (spoil("bought", ["yes"] * 400), "error", "bought", "1 class in the target"),
     "three classes": (spoil("bought", ["maybe"] * 100), "error", "bought", "3 classes in the target of a binary task"),
     "rare class": (lambda columns: columns.update(bought=["yes"] * 395 + ["no"] * 5), "error", "bought", "1 of 2 classes have fewer rows"),
-    "no positive": (lambda columns: columns.update(bought=["no" if cell == "no" else "oui" for cell in columns["bought"]]), "error", "bought", "no row has the positive label 'yes'"),
+    "no positive": (lambda columns: columns.update(bought=["no" if cell == "no" else "oui" for cell in columns["bought"]]), "error", "bought", "no row has the label 'yes', `positive` in params.yaml; the table has 'no', 'oui'"),
     "new column": (lambda columns: columns.update(shoe=[1] * 400), "error", "shoe", "not in schema.yaml"),
     "ids twice": (spoil("id", ["r7"]), "error", "id", "not unique"),
     "leak": (lambda columns: columns.update(pay=[500.0 if cell == "yes" else 10.0 for cell in columns["bought"]]), "error", "pay", "predicts the target almost perfectly"),
@@ -177,6 +177,35 @@ def test_a_regression_target_needs_no_classes():
     task = Task(task="regression", target="pay", positive=None, threshold=0.5, columns=Columns(id="id"))
 
     assert findings(table(), task=task) == {}
+
+
+@pytest.mark.parametrize(
+    ("positive", "labels"), [(True, ("True", "False")), (True, ("true", "false")), (1, ("1.0", "0.0")), (0, ("1", "0"))]
+)
+def test_a_positive_label_is_found_as_the_table_writes_it(positive, labels):
+    columns = table() | {"bought": [labels[cell == "no"] for cell in table()["bought"]]}
+    task = Task(task="binary", target="bought", positive=positive, threshold=0.5, columns=Columns(id="id"))
+
+    assert findings(columns, task=task) == {}
+    assert task.positive_in(labels) == labels[positive == 0]
+
+
+def test_the_target_of_a_regression_is_a_number():
+    task = Task(task="regression", target="region", positive=None, threshold=0.5, columns=Columns(id="id"))
+
+    assert said(findings(table(), task=task), "error", "region", "must be integer or number, not category")
+
+
+def test_large_integers_are_read():
+    columns = table() | {"age": [2**53 + 1 + row for row in range(400)]}
+    rules = RULES | {"age": Column(dtype="integer", scale=9e15)}
+
+    assert findings(columns, rules=rules) == {}
+
+
+def test_a_column_with_a_name_of_ours_is_refused():
+    with pytest.raises(Problem, match="a column is called row_id"):
+        findings(table() | {"row_id": [1] * 400}, rules=RULES | {"row_id": Column(dtype="integer")})
 
 
 def test_the_report_holds_cells_of_public_columns_only(capsys):

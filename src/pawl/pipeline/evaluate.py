@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pawl import bundle, frames, metrics, paths, rows
-from pawl.config import Evaluate, Task, Train
+from pawl.config import Evaluate, Prepare, Task, Train
 from pawl.metrics import Estimate
 from pawl.pipeline import train
+from pawl.pipeline.prepare import split_key
+from pawl.problem import Problem
 from task.features import build_features
 from task.metrics import METRICS
 from task.params import FeaturizeParams
@@ -19,31 +22,32 @@ from task.slices import SLICES
 
 BATCH_ROWS = 100_000
 SPLITS = ("train", "valid", "test")
+CURVES = {
+    "roc": ["false_positive_rate", "true_positive_rate"],
+    "precision_recall": ["recall", "precision"],
+    "calibration": ["predicted", "observed", "low", "high", "n"],
+    "residuals": ["predicted", "residual"],
+}
 
 
-def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams) -> None:
+def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, prepare: Prepare) -> None:
     """Write metrics.json, slices.json, predictions.parquet and the data of the plots."""
     import pyarrow.parquet as pq
 
     loaded = bundle.load(paths.BUNDLE)
     labels = loaded.manifest["labels"]
-    report: dict[str, dict[str, Estimate]] = {}
-    scored: dict[str, tuple[Any, Any, Any]] = {}
-    for split in SPLITS:
-        table = pq.read_table(paths.PREPARED / f"{split}.parquet")
-        y = train.target(table.column(task.target), labels)
-        prediction, probabilities = score(loaded, table)
-        report[split] = measure(task, y, prediction, probabilities, params)
-        scored[split] = (y, prediction, probabilities)
+    tables = {split: pq.read_table(paths.PREPARED / f"{split}.parquet") for split in SPLITS}
+    truth = {split: train.target(table.column(task.target), labels) for split, table in tables.items()}
+    scored = {split: score(loaded, table) for split, table in tables.items()}
+    report = {split: measure(task, truth[split], *scored[split], params) for split in SPLITS}
     report["gap"] = {
-        name: Estimate(a.value - b.value, np.nan, np.nan, b.n)
-        for name, b in report["test"].items()
-        if (a := report["train"][name])
+        name: Estimate(report["train"][name].value - value.value, np.nan, np.nan, value.n)
+        for name, value in report["test"].items()
     }
     if params.folds:
-        report["cv"] = cross_validate(task, params, fitted_with, featurize, loaded)
+        report["cv"] = cross_validate(task, params, fitted_with, featurize, prepare, loaded)
 
-    y, prediction, probabilities = scored["test"]
+    table, y, (prediction, probabilities) = tables["test"], truth["test"], scored["test"]
     _write_json(
         paths.METRICS,
         {split: {name: _plain(value) for name, value in found.items()} for split, found in report.items()},
@@ -89,7 +93,14 @@ def slices(
         for number, value in enumerate([*column.dictionary.to_pylist(), "(missing)"]):
             groups[f"{name}={value}"] = index == number
     records = table.to_pandas() if SLICES else None
-    groups |= {name: np.asarray(function(records), dtype=bool) for name, function in SLICES.items()}
+    for name, function in SLICES.items():
+        try:
+            groups[name] = np.asarray(function(records), dtype=bool)
+        except Exception as error:
+            what = f"the slice {name} failed: {type(error).__name__}: {error}"
+            raise Problem(
+                what, "src/task/slices.py", "it takes a DataFrame of prepared rows and returns a mask"
+            ) from error
     for name, chosen in sorted(groups.items()):
         if chosen.sum() >= max(params.min_slice_rows, 1):
             yield (
@@ -105,35 +116,40 @@ def slices(
 
 
 def cross_validate(
-    task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, loaded: bundle.Bundle
+    task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, split: Prepare, loaded: bundle.Bundle
 ) -> dict[str, Estimate]:
-    """Return cv_<metric>_mean and cv_<metric>_std over folds of the train and valid rows; a row's fold depends on its id alone."""
+    """Return cv_<metric>_mean and cv_<metric>_std over folds of the train and valid rows.
+
+    A fold is drawn as the splits are: groups stay together. Each model has the bundle's number of rounds, so that no fold
+    decides when its own training stops.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.concat_tables(
-        [pq.read_table(paths.PREPARED / f"{split}.parquet") for split in ("train", "valid")]
-    ).unify_dictionaries()
+    parts = [pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")]
+    table = pa.concat_tables(parts).unify_dictionaries()
     labels = loaded.manifest["labels"]
     y = train.target(table.column(task.target), labels)
     frame = frames.from_table(table, loaded.dtypes)
-    fold = (rows.unit(rows.hash_column(table.column("row_id")), fitted_with.seed) * params.folds).astype(int)
+    key = split_key(table, rows.hash_rows(table, loaded.dtypes), task, split)
+    fold = (rows.unit(key, split.seed + 1) * params.folds).astype(int)
+    rounds = {"n_estimators": loaded.manifest["rounds"]} if loaded.manifest["rounds"] else {}
+    settled = msgspec.structs.replace(fitted_with, early_stopping=0, params={**fitted_with.params, **rounds})
     found: dict[str, list[float]] = {}
     for number in range(params.folds):
         held = fold == number
         transformer = build_features(loaded.dtypes, featurize)
         X = transformer.fit_transform(frame[~held])
-        model, _ = train.fit(fitted_with, labels, X, y[~held], transformer.transform(frame[held]), y[held])
+        model, _ = train.fit(settled, labels, X, y[~held], transformer.transform(frame[held]), y[held])
         answers = bundle.predict(train.joined(transformer, model), task.task, loaded.manifest["threshold"], frame[held])
         for name, value in measure(task, y[held], *answers, params).items():
             found.setdefault(name, []).append(value.value)
     spread = {
-        f"cv_{name}_std": Estimate(float(np.std(values, ddof=1)), np.nan, np.nan, params.folds)
-        for name, values in found.items()
+        f"cv_{name}_std": Estimate(float(np.std(each, ddof=1)), np.nan, np.nan, params.folds)
+        for name, each in found.items()
     }
     return {
-        f"cv_{name}_mean": Estimate(float(np.mean(values)), np.nan, np.nan, params.folds)
-        for name, values in found.items()
+        f"cv_{name}_mean": Estimate(float(np.mean(each)), np.nan, np.nan, params.folds) for name, each in found.items()
     } | spread
 
 
@@ -153,8 +169,8 @@ def write_predictions(table: Any, labels: Sequence[str], y: Any, prediction: Any
 def write_plots(loaded: bundle.Bundle, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any) -> None:
     """Write the data of the pictures as tables: what `dvc plots` and the report draw."""
     paths.PLOTS.mkdir(parents=True, exist_ok=True)
-    for name in ("roc", "precision_recall", "calibration", "residuals"):
-        _write_csv(f"{name}.csv", ["x", "y"], [])
+    for name, header in CURVES.items():
+        _write_csv(f"{name}.csv", header, [])  # `dvc plots` wants each file, whatever the task
     _write_csv("importances.csv", ["feature", "importance"], importances(loaded))
     _write_csv(
         "confusion.csv",
@@ -163,19 +179,15 @@ def write_plots(loaded: bundle.Bundle, labels: Sequence[str], y: Any, prediction
     )
     if not labels:
         order = np.linspace(0, len(y) - 1, min(len(y), 1000)).astype(int)
-        _write_csv(
-            "residuals.csv", ["predicted", "residual"], zip(prediction[order], (y - prediction)[order], strict=True)
-        )
+        _write_csv("residuals.csv", CURVES["residuals"], zip(prediction[order], (y - prediction)[order], strict=True))
     elif len(labels) == 2:
         from sklearn.metrics import precision_recall_curve, roc_curve
 
         false, true, _ = roc_curve(y, probabilities[:, 1])
-        _write_csv("roc.csv", ["false_positive_rate", "true_positive_rate"], _thinned(false, true))
+        _write_csv("roc.csv", CURVES["roc"], _thinned(false, true))
         precision, recall, _ = precision_recall_curve(y, probabilities[:, 1])
-        _write_csv("precision_recall.csv", ["recall", "precision"], _thinned(recall, precision))
-        _write_csv(
-            "calibration.csv", ["predicted", "observed", "low", "high", "n"], calibration(y, probabilities[:, 1])
-        )
+        _write_csv("precision_recall.csv", CURVES["precision_recall"], _thinned(recall, precision))
+        _write_csv("calibration.csv", CURVES["calibration"], calibration(y, probabilities[:, 1]))
 
 
 def calibration(y: Any, probability: Any, bins: int = 10) -> list[tuple[float, float, float, float, int]]:

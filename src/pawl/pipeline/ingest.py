@@ -30,7 +30,10 @@ def run(task: Task, params: Ingest, schema: Schema) -> None:
     try:
         for part, given in source.batches(params):
             batch = data.tidy(given)
-            columns = {name: _replaced(batch.column(name), params.replace.get(name, {})) for name in batch.schema.names}
+            for name in {"row_id", *(["split"] if part else [])} & set(batch.schema.names):
+                fix = "rename it in the source, or in src/task/data.py"
+                raise Problem(f"a column is called {name}, a name the pipeline gives", "ingest.source", fix)
+            columns = {name: replaced(batch.column(name), params.replace.get(name, {})) for name in batch.schema.names}
             for name, column in columns.items():
                 if name in types:
                     columns[name], bad = cast(column, types[name])
@@ -123,7 +126,7 @@ def _one(values: Any, wanted: Any) -> Any:
     return None
 
 
-def _replaced(column: Any, renames: dict[str, str]) -> Any:
+def replaced(column: Any, renames: dict[str, str]) -> Any:
     """Return the column with values replaced as ingest.replace says."""
     if not renames:
         return column

@@ -10,7 +10,7 @@ BINS = 64
 def codes_of(column: Any, dtype: str) -> Any:
     """Return small integers per value, shape (n,): categories, or quantile bins of numbers; missing is one of its own."""
     if dtype in {"integer", "number"}:
-        values = column.cast("double").to_numpy()
+        values = column.cast("double", safe=False).to_numpy()
         known = values[np.isfinite(values)]
         edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])) if len(known) else known
         return np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right"))

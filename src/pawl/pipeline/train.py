@@ -27,7 +27,6 @@ GOLDEN_ROWS = 24
 def run(task: Task, params: Train) -> None:
     """Write the bundle and the learning curves."""
     import pyarrow.parquet as pq
-    import skops.io
 
     tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
     labels = labels_of(tables["train"].column(task.target), task)
@@ -36,15 +35,10 @@ def run(task: Task, params: Train) -> None:
     model, history = fit(params, labels, features["train"], y["train"], features["valid"], y["valid"])
     write_history(history)
 
-    stored = (paths.FEATURES / "transformer.skops").read_bytes()
-    if unknown := bundle.untrusted(stored):
-        raise Problem(
-            f"the transformer holds types that a bundle may not: {', '.join(unknown)}",
-            "src/task/features.py",
-            "use scikit-learn's transformers, or define the class in src/task",
-        )
-    transformer = skops.io.loads(stored, trusted=skops.io.get_untrusted_types(data=stored))
-    dtypes = json.loads((paths.FEATURES / "features.json").read_text())["columns"]
+    stored = paths.FEATURES / "transformer.skops"
+    transformer = bundle.restore(stored.read_bytes(), stored)
+    described = json.loads((paths.FEATURES / "features.json").read_text())
+    dtypes = described["columns"]
     threshold = (
         choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1])
         if task.task == "binary"
@@ -59,7 +53,7 @@ def run(task: Task, params: Train) -> None:
             "labels": labels,
             "threshold": threshold,
             "features": dtypes,
-            "feature_names": json.loads((paths.FEATURES / "features.json").read_text())["names"],
+            "feature_names": described["names"],
             "model": params.model,
             "rounds": getattr(model, "best_iteration_", None) or None,
             "digests": {
@@ -71,15 +65,18 @@ def run(task: Task, params: Train) -> None:
                 "environment": _digest(paths.LOCK),
             },
         },
-        made_by={
-            "commit": commit(),
-            "python": platform.python_version(),
-            "platform": f"{platform.system()} {platform.machine()}",
-            "versions": {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")},
-        },
         golden=golden_records(tables["valid"], dtypes),
         trained_on=rows.hash_column(tables["train"].column("row_id")),
     )
+    # Beside the bundle, not in it: who trained it, and when on another commit, does not change what it is.
+    names = ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")
+    made_by = {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in names},
+    }
+    paths.MADE_BY.write_text(json.dumps(made_by, indent=2) + "\n")
 
 
 def labels_of(column: Any, task: Task) -> list[str]:
@@ -87,14 +84,14 @@ def labels_of(column: Any, task: Task) -> list[str]:
     if task.task == "regression":
         return []
     found = sorted(str(value) for value in column.cast("string").unique().drop_null().to_pylist())
-    positive = task.positive_label
-    return [label for label in found if label != positive] + [positive] if task.task == "binary" else found
+    positive = task.positive_in(found)
+    return sorted(found, key=lambda label: (label == positive, label)) if task.task == "binary" else found
 
 
 def target(column: Any, labels: Sequence[str]) -> Any:
     """Return label numbers, or values for regression, shape (n,); raise Problem for a label that train does not have."""
     if not labels:
-        return column.cast("double").to_numpy()
+        return column.cast("double", safe=False).to_numpy()
     numbers = {label: number for number, label in enumerate(labels)}
     encoded = column.cast("string").combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()

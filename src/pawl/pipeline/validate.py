@@ -51,12 +51,14 @@ def run(task: Task, params: Validate, schema: Schema) -> None:
     (paths.STATE / "validation.md").parent.mkdir(exist_ok=True)
     (paths.STATE / "validation.md").write_text(text)
     local = sys.stderr.isatty() and not os.environ.get("CI")
-    for finding in findings if local else outward:
+    for finding in (findings if local else outward) if len(findings) > 1 or not errors else ():
         print(_line(finding), file=sys.stderr)  # noqa: T201 - the list belongs before the verdict
     if errors:
         names = ", ".join(dict.fromkeys(finding.column for finding in errors if finding.column)) or "the table"
         raise Problem(
-            f"{len(errors)} rules are broken: {names}" if len(errors) > 1 else _line(errors[0]).removeprefix("error: "),
+            f"{len(errors)} rules are broken: {names}"
+            if len(errors) > 1
+            else _line((findings if local else outward)[0]).removeprefix("error: "),
             f"data/raw.parquet against {paths.SCHEMA}; the list is in {paths.STATE / 'validation.md'}",
             "repair the data; or change the rule in schema.yaml or `validate` in params.yaml in a commit that says why",
         )
@@ -78,6 +80,12 @@ def check(task: Task, params: Validate, schema: Schema) -> list[Finding]:
     findings += _values(table, present)
     for name, column in present.items():
         findings += _column(table.column(name), name, column, params, untyped.get(name, {}).get("count", 0))
+    if task.task == "regression" and task.target in present and present[task.target].dtype not in {"integer", "number"}:
+        findings.append(
+            Finding(
+                f"the target of a regression must be integer or number, not {present[task.target].dtype}", task.target
+            )
+        )
     if task.target in present and not any(found.column == task.target and found.level == "error" for found in findings):
         findings += _target(table.column(task.target), task, params)
         findings += _leaks(table, task, params, present)
@@ -153,7 +161,7 @@ def _column(values: Any, name: str, column: Column, params: Validate, untyped: i
     if len(values.unique().drop_null()) < 2:
         yield Finding("constant: it can teach a model nothing", name, level="warn")
     if column.scale and known:
-        factor = (pc.sum(pc.abs(values.cast("double"))).as_py() or 0.0) / known / column.scale
+        factor = (pc.sum(pc.abs(pc.cast(values, "double", safe=False))).as_py() or 0.0) / known / column.scale
         if not 1 / params.unit_jump < factor < params.unit_jump:
             yield Finding(f"mean size is {factor:.3g} times that in schema.yaml (scale): has the unit changed?", name)
 
@@ -163,7 +171,7 @@ def _target(values: Any, task: Task, params: Validate) -> Iterator[Finding]:
 
     name, total = task.target, len(values)
     if values.null_count:
-        rule = "rows without a target: name it in prepare.drop_missing"
+        rule = "rows without a target, which prepare.drop_missing must name"
         yield Finding(rule, name, values.null_count, values.null_count / total, level="warn")
     if task.task == "regression":
         return
@@ -175,8 +183,9 @@ def _target(values: Any, task: Task, params: Validate) -> Iterator[Finding]:
         yield Finding(f"{len(counts)} class in the target: nothing to tell apart", name)
     if task.task == "binary" and len(counts) > 2:
         yield Finding(f"{len(counts)} classes in the target of a binary task: set task: multiclass", name)
-    if task.task == "binary" and task.positive_label not in counts:
-        yield Finding(f"no row has the positive label {task.positive!r} of params.yaml", name)
+    if task.task == "binary" and task.positive_in(counts) is None:
+        shown = ", ".join(map(repr, sorted(counts)[:5]))
+        yield Finding(f"no row has the label {task.positive!r}, `positive` in params.yaml; the table has {shown}", name)
     if rare := sum(count < params.min_class_rows for count in counts.values()):
         yield Finding(
             f"{rare} of {len(counts)} classes have fewer rows than validate.min_class_rows, {params.min_class_rows}",
@@ -191,7 +200,7 @@ def _leaks(table: Any, task: Task, params: Validate, present: dict[str, Column])
     sample = table.select([*names, task.target]).take(keep)
     regression = task.task == "regression"
     given = sample.column(task.target)
-    target = given.cast("double").fill_null(0.0).to_numpy() if regression else codes_of(given, "category")
+    target = given.cast("double", safe=False).fill_null(0.0).to_numpy() if regression else codes_of(given, "category")
     for name in names:
         power = predictive_power(codes_of(sample.column(name), present[name].dtype), target, regression=regression)
         if power >= params.max_leakage:
@@ -202,7 +211,7 @@ def _leaks(table: Any, task: Task, params: Validate, present: dict[str, Column])
 def _copies(table: Any, task: Task, params: Validate, present: dict[str, Column]) -> Iterator[Finding]:
     """Report duplicate rows and ids, and rows that stand in two splits that were given."""
     total = table.num_rows
-    content = rows.hash_rows(table, present)
+    content = rows.hash_rows(table, [name for name in present if name != task.columns.id])
     _, first, counts = np.unique(content, return_index=True, return_counts=True)
     if repeated := int((counts - 1).sum()):
         shown = tuple(sorted((first[counts > 1] + 1).tolist())[:SHOWN])
@@ -217,7 +226,8 @@ def _copies(table: Any, task: Task, params: Validate, present: dict[str, Column]
     split = task.columns.split or ("split" if "split" not in present else None)
     if split in table.schema.names:
         held_out = table.column(split).cast("string").to_numpy() != "train"
-        both = int(np.isin(content[held_out], content[~held_out]).sum())
+        key = rows.hash_column(table.column(task.columns.id)) if task.columns.id in present else content
+        both = int(np.isin(key[held_out], key[~held_out]).sum())
         if both:
             share = both / int(held_out.sum())
             yield Finding(
