@@ -20,8 +20,9 @@ WARM = (
     "lightgbm", "pandas", "pyarrow.parquet", "scipy.sparse", "scipy.stats", "skops.io", "sklearn.compose", "sklearn.metrics",
     "sklearn.pipeline", "sklearn.preprocessing", "pawl.pipeline.evaluate", "pawl.pipeline.featurize", "pawl.pipeline.train",
 )  # fmt: skip
-# Threads that wait sleep. LightGBM's would spin, and a fit on cores that others use too takes up to ten times as long.
-THREADS = {"OMP_WAIT_POLICY": "passive"}
+# Threads that wait spin briefly, then sleep. By default LightGBM's spin on: on cores that others use too, a fit of 1.7 s
+# took 60 s; so it takes 3, and as long as before on idle ones. Asleep at once ("passive") it takes 4 s there.
+THREADS = {"GOMP_SPINCOUNT": "10000"}
 ADDRESS = "PAWL_WORKER"  # the socket's path, in the environment of the stages
 
 
