@@ -116,6 +116,20 @@ def test_the_numbers_for_adult_are_those_measured():
     assert f"**{100 * (1 - test['accuracy']['value']):.2f} % error and AUC {test['roc_auc']['value']:.4f}**" in README
 
 
+def test_the_costs_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/pipeline.json").read_text())
+    ratios = {name: entry["ratio"] for name, entry in measured["ratios"].items()}
+    stages = [entry for name, entry in measured["figures"]["1,000,000 rows"].items() if name.startswith("stage ")]
+
+    assert f"takes {ratios['Adult: cold, scripts.run / bare']:.1f} times as long as a bare script" in README
+    assert f"{ratios['1,000,000 rows: cold, scripts.run / bare']:.1f} times\nat a million rows" in README
+    assert (
+        f"takes {ratios['Adult: no-op, scripts.run / dvc repro without fingerprint']:.2f} times as long as DVC's own"
+        in README
+    )
+    assert 0 < max(entry["peak_mib"] for entry in stages) < 1000
+
+
 @pytest.mark.parametrize("name", ["run", "stage", "schema", "lock"])
 def test_a_script_shows_an_example(name, project):
     import sys
