@@ -74,11 +74,15 @@ def run(args: argparse.Namespace) -> int:
     """Check the configuration, run DVC, put outputs back where it failed, print the summary."""
     from pawl import config, paths, schema
     from pawl.pipeline import fingerprint
-    from scripts import worker
+    from pawl.yamlfile import refuse_name
+    from scripts import stage, worker
 
     started = time.time()
     params = config.load(paths.PARAMS)
     check_columns(params, schema.load(paths.SCHEMA))
+    for name in args.stages:
+        if name not in stage.STAGES:
+            refuse_name(f"stage {name}", name, list(stage.STAGES), where="dvc.yaml")
     paths.STAGES.unlink(missing_ok=True)
     found = fingerprint.text(params.ingest)
     same_source = paths.SOURCE.exists() and paths.SOURCE.read_text() == found

@@ -111,6 +111,20 @@ def fit(
 
     X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,).
     """
+    try:
+        return _fit(params, labels, X, y, X_valid, y_valid)
+    except Problem:
+        raise
+    except Exception as error:  # each library has exceptions of its own for values that it does not take
+        what = f"{params.model} cannot be fitted: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise Problem(
+            what, f"{paths.PARAMS}: train.params", "correct the values there; or see src/task/model.py"
+        ) from error
+
+
+def _fit(
+    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any
+) -> tuple[Any, dict[str, dict[str, list[float]]]]:
     model = estimator.make(params, labels)
     if not estimator.is_lightgbm(params):
         return model.fit(X, y), {}
