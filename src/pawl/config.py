@@ -183,21 +183,33 @@ def load(path: Path) -> Params:
     if absent := [name for name in _fields(Params) if name not in values]:
         # DVC stops at a parameter that it cannot find; all keys at the top are there, with {} or null where there is nothing to say.
         raise Problem(f"the key {absent[0]} is missing", path, f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}")
-    try:
-        params = msgspec.convert(values, Params, strict=True)
-    except msgspec.ValidationError as error:
-        # "Expected `str`, got `int` - at `$.columns.ignore[0]`", or "... - at `key` in `$.train.class_weight`"
-        message, _, at = str(error).partition(" - at ")
-        of_key, _, at = at.rpartition("`$.")
-        key = tuple(re.sub(r"\[.*?\]", "", at.rstrip("`")).split(".")) if at else ()
-        raise Problem(
-            f"{'.'.join(key) or 'params'}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
-            f"{path}:{line_of(lines, key)}",
-            ("put it in quotes" if of_key or "`date" in message else _allowed(key))
-            or "correct the value; README, Configuration, lists what each key takes",
-        ) from error
+    params: Params = typed(Params, values, lines, path)
     _check(params, path, lines)
     return params
+
+
+def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key = ()) -> Any:
+    """Return the values of a YAML file, or of its key `at`, as a Section; raise Problem with file, line and what is allowed."""
+    if isinstance(values, dict):
+        _refuse_unknown(values, kind, at, path, lines)
+        for name, hint in _fields(kind).items():  # msgspec does not say which entry of a mapping is wrong
+            if _values(hint) and isinstance(values.get(name), dict):
+                for word, entry in values[name].items():
+                    typed(_values(hint), entry, lines, path, (*at, name, str(word)))
+    try:
+        return msgspec.convert(values, kind, strict=True)
+    except msgspec.ValidationError as error:
+        # "Expected `str`, got `int` - at `$.columns.ignore[0]`", or "... - at `key` in `$.train.class_weight`"
+        message, _, place = str(error).partition(" - at ")
+        of_key, _, place = place.rpartition("`$.")
+        inner = tuple(re.sub(r"\[.*?\]", "", place.rstrip("`")).split(".")) if place else ()
+        key = (*at, *inner)
+        raise Problem(
+            f"{'.'.join(key) or path.stem}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
+            f"{path}:{line_of(lines, key)}",
+            ("put it in quotes" if of_key or "`date" in message else _allowed(kind, inner))
+            or "correct the value; README, Configuration, lists what each key takes",
+        ) from error
 
 
 def _section(annotation: Any) -> Any:
@@ -229,9 +241,14 @@ def _refuse_unknown(values: Mapping[str, Any], section: Any, prefix: Key, path: 
             _refuse_unknown(value, inner, key, path, lines)
 
 
-def _allowed(key: Key) -> str:
+def _values(annotation: Any) -> Any:
+    """Return the struct in dict[str, struct], if it is one."""
+    return _section(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None
+
+
+def _allowed(kind: Any, key: Key) -> str:
     """Say what the key takes, from the annotations above."""
-    hint: Any = Params
+    hint = kind
     for part in key:
         section = _section(hint)
         if section is None or part not in _fields(section):

@@ -4,6 +4,7 @@ Numbers are float64 and missing ones NaN; categories are str and missing ones Na
 scikit-learn's encoders take None for an unknown category where they learned NaN as a missing one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,12 @@ def from_records(records: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]
 
 def _text(value: Any) -> Any:
     """Return a category as a table's cast writes it: true, not True; 2, not 2.0; NaN where it is missing."""
-    import numpy as np
-    import pyarrow as pa
-
     if isinstance(value, str):
         return value
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
-        return np.nan
+        return math.nan
+    import pyarrow as pa  # not in the serving image, where a category is a text or missing
+
     return pa.scalar(value).cast(pa.string()).as_py()
 
 
