@@ -1,29 +1,56 @@
 # One vocabulary for a laptop and for CI. `make help` lists it.
 PYTHON ?= python3
 BIN := .venv/bin
+# PAWL_ENV=system: this Python has everything. IN=image: the pipeline runs in Dockerfile.train's environment.
+PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(BIN)/python)
+RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e lint format schema push pull relock lock bench env clean
+.PHONY: help run pipeline report track serve ui image test e2e lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: ## The pipeline: from the table in params.yaml to an evaluated model [EXAMPLE=adult ADULT=folder]
-	@$(if $(ADULT),ADULT='$(ADULT)') $(PYTHON) -m scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
+run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=adult ADULT=folder: pipeline alone]
+ifeq ($(EXAMPLE)$(filter-out --%,$(ARGS)),)
+	@$(PY) -m scripts.report
+	@$(PY) -m scripts.track
+	@$(PY) -m scripts.smoke
+	@echo "next: \`make serve\`; or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
+endif
+
+pipeline: ## From the table in params.yaml to an evaluated model [IN=image: in Dockerfile.train's environment]
+	@$(if $(ADULT),ADULT='$(ADULT)') $(RUN) scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
+
+report: env ## Gates, and the model against another commit's [BASE=origin/main]
+	@$(if $(IN),$(RUN),$(PY) -m) scripts.report $(if $(BASE),--base $(BASE)) $(ARGS)
+
+track: env ## One MLflow run, one version of the registry
+	@$(PY) -m scripts.track $(ARGS)
+
+serve: env ## The service of models/bundle, on http://127.0.0.1:8000
+	@$(PY) -m pawl.serving
+
+ui: env ## MLflow's pages on the embedded registry, on http://127.0.0.1:5000
+	@$(PY) -m scripts.ui
+
+image: env ## The image of the service
+	@$(PY) -m scripts.image $(ARGS)
 
 test: env ## The test suite
 	@$(BIN)/python -m pytest $(ARGS)
 
-e2e: env ## The tests that need servers: a Docker engine, by DOCKER_HOST or the usual socket
+e2e: env ## The tests that need servers: see tests/README.md
 	@$(BIN)/python -m pytest tests/e2e -m e2e -n 0 $(ARGS)
 
-lint: env ## Style, types, layers
+lint: env ## Style, types, layers; workflows, Dockerfiles, manifests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m scripts.lint
 
 format: env ## Write the style
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -51,4 +78,4 @@ env: ## The environment in .venv, from the hashed lock
 	@$(PYTHON) -m scripts.environment
 
 clean: ## Remove what the pipeline made, and the environment
-	rm -rf .venv .pawl data models
+	rm -rf .venv .pawl data models mlflow.db mlartifacts

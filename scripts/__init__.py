@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-if importlib.util.find_spec("pawl") is None and not {"scripts.run", "scripts.environment"} & set(
+if importlib.util.find_spec("pawl") is None and not {"scripts.run", "scripts.environment", "scripts.in_image"} & set(
     getattr(sys, "orig_argv", ())
 ):
     raise SystemExit(

@@ -310,9 +310,7 @@ def summary(task: str, ran: list[str], cached: list[str], seconds: float, *, who
     if not whole:
         return "\n".join([*lines, "", "next: `make run` for the rest"])
     lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}"]
-    return "\n".join(
-        [*lines, "next: change a value in params.yaml and run again; `dvc metrics diff` shows what it did"]
-    )
+    return "\n".join(lines)
 
 
 def _measured(task: str) -> list[str]:

@@ -100,3 +100,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def fresh(tmp_path: Path) -> Project:
     """A project in which nothing has run."""
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which nothing has run, for a whole module."""
+    return Project(tmp_path_factory.mktemp("untouched"))
+
+
+@pytest.fixture(scope="session")
+def make_project() -> type[Project]:
+    """What makes a project in a folder, for tests that need one of their own."""
+    return Project

@@ -162,6 +162,14 @@ def load(folder: Path) -> Bundle:
     return Bundle(pipeline, manifest, golden, np.load(folder / TRAINED_ON, allow_pickle=False))
 
 
+def digest_of(folder: Path) -> str:
+    """Return the digest that a bundle's manifest states; raise Problem if there is no bundle."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_text())["digest"])
+    except (OSError, ValueError, KeyError) as error:
+        raise Problem("there is no bundle", folder, "run `make run`, or `make pull`") from error
+
+
 def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
     """Return the numbers of the golden rows whose prediction differs by more than the tolerance."""
     predictions, probabilities = bundle.predict(frames.from_records(bundle.golden["records"], bundle.dtypes))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 SCHEMA = Path("schema.yaml")
+GATES = Path("gates.yaml")
 LOCK = Path("requirements/pipeline.txt")
 
 SOURCE = Path("data/source.json")
@@ -18,7 +19,13 @@ SPLITS = Path("reports/splits.json")
 METRICS = Path("reports/metrics.json")
 SLICES = Path("reports/slices.json")
 PREDICTIONS = Path("reports/predictions.parquet")
+HISTORY = Path("reports/history.csv")  # the learning curves
 PLOTS = Path("reports/plots")
+REPORT = Path("reports/report.json")  # and report.md beside it
+
+LOCKFILE = Path("dvc.lock")
+STORE = Path("mlflow.db")  # the embedded tracking store, and what it keeps
+ARTIFACTS = Path("mlartifacts")
 
 STATE = Path(".pawl")  # nothing in it is needed again
 DOWNLOADS = STATE / "downloads"

@@ -1,5 +1,8 @@
 """Each checker of `make lint` is shown something bad, and must go red."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +20,187 @@ BAD = {
 }  # fmt: skip
 
 
+FLOW = """\
+name: Sample
+on: push
+permissions: {}
+concurrency:
+  group: sample
+  cancel-in-progress: true
+jobs:
+  one:
+    name: One
+    runs-on: ubuntu-24.04
+    timeout-minutes: 5
+    steps:
+      - uses: actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683 # v4.2.2
+        with:
+          persist-credentials: false
+      - if: github.event_name == 'push'
+        run: make test
+"""
+ACTION = """\
+name: Sample
+description: Sample
+inputs:
+  extra:
+    description: Sample
+runs:
+  using: composite
+  steps:
+    - run: make test
+      shell: bash
+"""
+IMAGE = """\
+FROM python:3.13-slim
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN python --version | wc
+"""
+KUSTOMIZATION = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [sample.yaml]\n"
+MANIFEST = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: sample
+spec:
+  containers:
+    - name: sample
+      image: sample
+      resources: {}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: sample
+spec:
+  minAvailable: 1
+"""
+GOOD = {
+    ".github/workflows/sample.yml": FLOW,
+    ".github/actions/sample/action.yml": ACTION,
+    "Dockerfile.sample": IMAGE,
+    "k8s/overlays/sample/kustomization.yaml": KUSTOMIZATION,
+    "k8s/overlays/sample/sample.yaml": MANIFEST,
+}
+WORKFLOW, COMPOSITE, DOCKERFILE, _, RESOURCE = GOOD
+CHECK = {WORKFLOW: "workflows", COMPOSITE: "workflows", DOCKERFILE: "dockerfiles", RESOURCE: "k8s"}
+KUBECTL = {
+    "CI": "true" if shutil.which("kubectl") else ""
+}  # where there is none, a laptop's check is what can be tested
+
+# file, what is changed in it, what must be said of it
+SPOILED = {
+    "an action not pinned": (WORKFLOW, "11bd71901bbe5b1630ceea73d27597364c9af683 # v4.2.2", "v4", ["unpinned-uses"]),
+    "not a workflow": (WORKFLOW, "runs-on", "runs_on", ["Unexpected value 'runs_on'", "failed to load"]),
+    "not YAML": (WORKFLOW, "ubuntu-24.04", "[", ["sample.yml:11: Flow sequence"]),
+    "needs an unknown job": (WORKFLOW, "    name: One", "    needs: two", ["Value 'two' is not valid"]),
+    "an unknown step": (WORKFLOW, "github.event_name", "steps.nope.outputs.x", ["sample.yml:16: Context access might be invalid: nope"]),
+    "an unknown context": (WORKFLOW, "github.event_name", "github.evnt_name", ["Context access might be invalid: evnt_name"]),
+    "an unknown action of our own": (WORKFLOW, "run: make test", "uses: $/.github/actions/nope", ["Unable to resolve action"]),
+    "an unknown input of our own action": (WORKFLOW, "run: make test", "uses: $/.github/actions/sample\n        with:\n          x: y", ["Invalid action input 'x'"]),
+    "no timeout": (WORKFLOW, "    timeout-minutes: 5\n", "", ["sample.yml:8: job one has no timeout-minutes"]),
+    "a step without shell": (COMPOSITE, "      shell: bash\n", "", ["Required property is missing: shell"]),
+    "latest": (DOCKERFILE, "3.13-slim", "latest", ["DL3007"]),
+    "no pipefail": (DOCKERFILE, "SHELL", "# SHELL", ["DL4006"]),
+    "an image of nothing": (DOCKERFILE, IMAGE, "", ["Dockerfile.sample: there is no FROM"]),
+    "a typo": (RESOURCE, "resources", "resorces", ["'resorces' was unexpected"]),
+    "an API that was removed": (RESOURCE, "policy/v1", "policy/v1beta1", ["WARN", "api version policy/v1beta1"]),
+    "an empty manifest": (RESOURCE, MANIFEST, "---\n", ["sample.yaml holds no manifest"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree(untouched):
+    """The project, with one good file more of each kind. Tests leave it as they found it."""
+    for name, content in GOOD.items():
+        (untouched.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (untouched.path / name).write_text(content)
+    if (ROOT / ".pawl/npm").exists():  # `make lint` was run: nothing to download
+        shutil.copytree(ROOT / ".pawl/npm", untouched.path / ".pawl/npm")
+    return untouched
+
+
+def lint(tree, *check, **environ):
+    done = tree.call(sys.executable, "-m", "scripts.lint", *check, check=False, **{**KUBECTL, **environ})
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("checker", BAD)
-def test_a_checker_goes_red(checker, project):
+def test_a_checker_goes_red(checker, tree):
     path, content, command, said = BAD[checker]
-    (project.path / path).write_text(content)
+    (tree.path / path).write_text(content)
 
-    done = project.call(str(BIN / command[0]), *command[1:], check=False)
+    done = tree.call(str(BIN / command[0]), *command[1:], check=False)
 
-    (project.path / path).unlink()
+    (tree.path / path).unlink()
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
+
+
+def test_what_is_in_order_is_green(tree):
+    code, output = lint(tree)
+
+    assert code == 0, output
+    assert [f"{check}: passed" in output for check in ("workflows", "dockerfiles", "k8s")] == [True] * 3
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_file_is_red(case, tree):
+    path, old, new, words = SPOILED[case]
+    tree.edit(path, old, new)
+
+    code, output = lint(tree, CHECK[path])
+
+    (tree.path / path).write_text(GOOD[path])
+    assert code != 0, output
+    assert [said for said in words if said not in output] == [], output
+
+
+@pytest.mark.parametrize(
+    ("check", "gone"), [("workflows", ".github"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays")]
+)  # fmt: skip
+def test_a_check_of_nothing_is_red(check, gone, tree, tmp_path):
+    kept = [(path, tmp_path / str(number)) for number, path in enumerate(tree.path.glob(gone))]
+    for path, away in kept:
+        path.rename(away)
+
+    code, output = lint(tree, check, PATH=stand_in(tmp_path, MANIFEST))
+
+    for path, away in kept:
+        away.rename(path)
+    assert code == 2, output
+    assert "error: nothing to check" in output
+
+
+def test_what_is_rendered_is_checked_too(tree, tmp_path):
+    code, output = lint(tree, "k8s", PATH=stand_in(tmp_path, MANIFEST.replace("minAvailable", "minAvailabel")))
+
+    assert code == 1, output
+    assert ".pawl/k8s/sample.yaml did not validate" in output
+    assert "'minAvailabel' was unexpected" in output
+
+
+def test_an_overlay_that_cannot_be_rendered_is_red(tree, tmp_path):
+    code, output = lint(tree, "k8s", PATH=stand_in(tmp_path, MANIFEST, code=1))
+
+    assert code == 2, output
+    assert "error: the overlay cannot be rendered\n  where: k8s/base" in output
+
+
+@pytest.mark.parametrize(("where", "expected", "said"), [("true", 2, "error"), ("", 0, "note")])
+def test_without_kubectl_a_laptop_is_told_and_ci_is_red(where, expected, said, tree, tmp_path):
+    code, output = lint(tree, "k8s", PATH=str(tmp_path), CI=where)
+
+    assert code == expected, output
+    assert f"{said}: overlays were not rendered, kubectl is missing" in output
+
+
+def stand_in(folder, rendered, code=0):
+    """Return a PATH whose kubectl renders the same whatever it is given, so that no test needs the real one."""
+    (folder / "rendered.yaml").write_text(rendered)
+    (folder / "kubectl").write_text(f"#!/bin/sh\ncat '{folder}/rendered.yaml'\nexit {code}\n")
+    (folder / "kubectl").chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def test_locks_hold_hashes_and_no_address():
@@ -38,6 +212,10 @@ def test_locks_hold_hashes_and_no_address():
         assert text.count("--hash=sha256:") >= len(pins), path
         assert "://" not in text, path
         assert "--index" not in text, path
+    packages = json.loads((ROOT / "requirements/npm/package-lock.json").read_text())["packages"]
+    for name, package in packages.items():
+        assert not name or package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
 
 
 def test_no_file_names_this_machine():
@@ -47,7 +225,7 @@ def test_no_file_names_this_machine():
             assert str(ROOT) + "/" not in (ROOT / name).read_text(errors="replace"), name
 
 
-def test_python_versions_are_said_once(project):
+def test_python_versions_are_said_once():
     import tomllib
 
     from scripts.environment import VERSIONS

@@ -20,7 +20,6 @@ from pawl import bundle, estimator, frames, paths, rows
 from pawl.config import Task, ThresholdRule, Train
 from pawl.problem import Problem
 
-HISTORY = Path("reports/history.csv")
 GOLDEN_ROWS = 24
 
 
@@ -204,8 +203,8 @@ def golden_records(table: Any, dtypes: dict[str, str]) -> list[dict[str, Any]]:
 
 def write_history(history: dict[str, dict[str, list[float]]]) -> None:
     """Write the learning curves as a table: round, split, metric, value."""
-    HISTORY.parent.mkdir(parents=True, exist_ok=True)
-    with HISTORY.open("w", newline="") as file:
+    paths.HISTORY.parent.mkdir(parents=True, exist_ok=True)
+    with paths.HISTORY.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["round", "split", "metric", "value"])
         writer.writerows(

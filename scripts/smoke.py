@@ -1,0 +1,53 @@
+"""Start the service of models/bundle on a free port, ask it its golden rows, end it.
+
+python -m scripts.smoke
+
+Exit code: 0 every answer is right, 1 one is not, 3 it did not start.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pawl import bundle, paths
+from pawl.problem import Unreachable
+from scripts import cli, once
+
+
+@cli.told
+def main() -> int:
+    """Serve, ask, end."""
+    sources = {str(path): path.read_text() for path in sorted(Path("src").rglob("*.py"))}
+    key = [bundle.digest_of(paths.BUNDLE), sources]
+    if said := once.done("smoke", key):
+        print(said)
+        return 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "pawl.serving"], env={**os.environ, "PAWL_PORT": str(port)})
+    try:
+        words = [sys.executable, "-m", "pawl.serving.smoke", "--url", f"http://127.0.0.1:{port}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as asked:
+            while asked.poll() is None and server.poll() is None:
+                time.sleep(0.1)
+            if asked.poll() is None:
+                asked.terminate()
+            said = asked.communicate()[0]
+        if server.poll() is not None:
+            raise Unreachable("the service did not start", paths.BUNDLE, "see its message above")
+    finally:
+        server.terminate()
+        server.wait(30)
+    if asked.returncode:
+        print(said, file=sys.stderr)
+        return asked.returncode
+    print(once.mark("smoke", key, "The service answers every golden row as it was evaluated, alone and in a batch."))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

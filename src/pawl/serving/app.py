@@ -1,0 +1,210 @@
+"""One bundle as an HTTP service, by the same pipeline that was evaluated: there is no feature code here."""
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from starlette.exceptions import HTTPException
+
+from pawl import bundle
+from pawl.problem import Problem
+
+MAX_RECORDS = 1000
+MAX_BODY = 4_000_000  # bytes
+TOLERANCE = 1e-9  # another libm may round the last bit of a probability otherwise
+
+
+class Answer(BaseModel):
+    """What /predict returns: one entry per record, in their order."""
+
+    model_config = ConfigDict(protected_namespaces=())  # model_version is the field's standard name
+
+    predictions: list[str] | list[float]
+    probabilities: list[dict[str, float]] | None = Field(description="label: probability; null for a regression")
+    model_version: str
+    request_id: str
+
+
+class Place(BaseModel):
+    """A part of a request that was refused."""
+
+    field: str
+    problem: str
+
+
+class Refusal(BaseModel):
+    """What a request that does not fit gets: where and why, never a value of it."""
+
+    error: str
+    fields: list[Place]
+
+
+class Version(BaseModel):
+    """What /version returns: which model answers, and what it was made of."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str
+    digest: str
+    commit: str
+    model: str
+    digests: dict[str, str]
+
+
+def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = "") -> FastAPI:
+    """Return the service of a bundle.
+
+    It starts only if the bundle answers its golden rows; raises Problem when it does not.
+    model_version: the registry's number of it; the digest stands in where there is none.
+    """
+    if wrong := bundle.check_golden(loaded, TOLERANCE):
+        raise Problem(
+            f"the model answers {len(wrong)} of its golden rows otherwise than when it was made",
+            loaded.digest,
+            "use the versions of the lock that it was made with: requirements/serving.txt",
+        )
+    version = model_version or loaded.digest
+    registry = CollectorRegistry()
+    predictions = Counter("model_predictions", "Records that were answered", registry=registry)
+    rejected = Counter("model_rejected_requests", "Requests that were refused as malformed", registry=registry)
+    duration = Histogram(
+        "model_prediction_duration_seconds",
+        "Time from a valid request to its answer",
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+        registry=registry,
+    )
+    info = Gauge("model_info", "The model that answers", ["model_version", "digest", "commit"], registry=registry)
+    info.labels(version, loaded.digest, commit).set(1)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.ready = True
+        yield
+        app.state.ready = False
+
+    app = FastAPI(
+        title=f"{loaded.manifest['target']} by {loaded.manifest['model'].rpartition('.')[2]}",
+        version=version,
+        lifespan=lifespan,
+        max_body_size=MAX_BODY,
+    )
+    app.state.ready = False
+
+    @app.exception_handler(RequestValidationError)
+    def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        rejected.inc()
+        return JSONResponse({"error": "the request does not fit the model", "fields": told(error)}, 422)
+
+    @app.exception_handler(HTTPException)
+    def turn_away(request: Request, error: HTTPException) -> JSONResponse:
+        if request.url.path == "/predict":
+            rejected.inc()
+        return JSONResponse({"error": error.detail, "fields": []}, error.status_code, error.headers)
+
+    records = request_model(loaded.dtypes)
+
+    @app.post("/predict", response_model=Answer, responses={422: {"model": Refusal}})
+    def predict(body: records) -> dict[str, Any]:  # type: ignore[valid-type]
+        started = time.perf_counter()
+        given = [record.model_dump(by_alias=True) for record in body.records]  # type: ignore[attr-defined]  # made above
+        answers, probabilities = loaded.predict_records(given)
+        labels = loaded.manifest["labels"]
+        predictions.inc(len(answers))
+        duration.observe(time.perf_counter() - started)
+        return {
+            "predictions": answers,
+            "probabilities": named(labels, probabilities),
+            "model_version": version,
+            "request_id": uuid.uuid4().hex,
+        }
+
+    # These answer on the event loop: predictions that fill every thread do not delay them.
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Say that the process lives; nothing else."""
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Say whether this process should get traffic."""
+        return JSONResponse({"ready": app.state.ready}, 200 if app.state.ready else 503)
+
+    @app.get("/version", response_model=Version)
+    def identity() -> dict[str, Any]:
+        return {
+            "model_version": version,
+            "digest": loaded.digest,
+            "commit": commit,
+            "model": loaded.manifest["model"],
+            "digests": loaded.manifest["digests"],
+        }
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    # Written into the finished document: FastAPI drops nulls from the examples that it is given, and a record needs them.
+    example = {"golden": {"summary": "two golden rows", "value": {"records": loaded.golden["records"][:2]}}}
+    asked = app.openapi()["paths"]["/predict"]["post"]["requestBody"]
+    asked["content"]["application/json"]["examples"] = example
+    return app
+
+
+def request_model(dtypes: Mapping[str, str]) -> type[BaseModel]:
+    """Return the model of a request: every column of every record is named, null where it is missing, and nothing else is.
+
+    Types are strict: no number in quotes, no true for 1, no NaN.
+    """
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    fields: dict[str, Any] = {
+        f"column_{number}": (TYPES[dtype] | None, Field(alias=name))
+        for number, (name, dtype) in enumerate(dtypes.items())
+    }
+    record = create_model("Record", __config__=strict, **fields)
+    many = Field(min_length=1, max_length=MAX_RECORDS)
+    return create_model("Records", __config__=strict, records=(list[record], many))  # type: ignore[valid-type]  # made above
+
+
+def _whole(value: float) -> float:
+    if not value.is_integer():
+        raise ValueError("a whole number is needed")
+    return value
+
+
+Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # scikit-learn's trees compute in 32 bits, and fail beyond
+
+TYPES: dict[str, Any] = {
+    "integer": Annotated[Number, AfterValidator(_whole)],  # 39.0 too: tables with missing values write whole numbers so
+    "number": Number,
+    "boolean": bool,
+    "category": Annotated[str, Field(max_length=1000)],
+    "text": Annotated[str, Field(max_length=100_000)],
+    "datetime": Annotated[datetime, Field(strict=False)],
+}
+
+
+def told(error: RequestValidationError) -> list[dict[str, str]]:
+    """Return where and why a request was refused, without a value of it: at most ten places."""
+    return [{"field": _place(found["loc"]), "problem": str(found["msg"])[:200]} for found in error.errors()[:10]]
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Return records[0].age for (body, records, 0, age)."""
+    words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
+    return words.removeprefix(".")[:200] or "body"
+
+
+def named(labels: Sequence[str], probabilities: Any) -> list[dict[str, float]] | None:
+    """Return {label: probability} per record; None for a regression."""
+    if probabilities is None:
+        return None
+    return [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]

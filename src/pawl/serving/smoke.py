@@ -1,0 +1,114 @@
+"""Ask a running service for its golden rows: python -m pawl.serving.smoke --url http://127.0.0.1:8000.
+
+Prints one line of JSON: {"digest", "rows", "problems"}. Exit code: 0 every answer is right, 1 one is not, 3 the service does not answer.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pawl import bundle
+from pawl.problem import Problem, Unreachable
+from pawl.serving.app import TOLERANCE
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Ask, and say what was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pawl.serving.smoke", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", required=True, help="of the service, for example http://127.0.0.1:8000")
+    parser.add_argument("--wait", type=float, default=60, help="seconds in which it must be ready")
+    args = parser.parse_args(argv)
+    try:
+        expected = bundle.load(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
+        wait(args.url, args.wait)
+        try:
+            problems = ask(args.url, expected)
+        except OSError as error:
+            raise Unreachable(f"it stopped answering: {error}", args.url, "see the service's log") from error
+    except Problem as problem:
+        print(problem, file=sys.stderr)  # noqa: T201 - an entry point
+        return problem.code
+    rows = len(expected.golden["records"])
+    print(json.dumps({"digest": expected.digest, "rows": rows, "problems": problems}))  # noqa: T201 - same
+    return 1 if problems else 0
+
+
+def wait(url: str, seconds: float) -> None:
+    """Return once /readyz says yes; raise Unreachable after `seconds`."""
+    until, last = time.monotonic() + seconds, "no answer"
+    while time.monotonic() < until:
+        try:
+            status, _ = call(f"{url}/readyz")
+            if status == 200:
+                return
+            last = f"status {status}"
+        except OSError as error:
+            last = str(getattr(error, "reason", error))
+        time.sleep(0.2)
+    raise Unreachable(f"not ready after {seconds:g} s: {last}", f"{url}/readyz", "see the service's log")
+
+
+def ask(url: str, expected: bundle.Bundle) -> list[str]:
+    """Return what is wrong with the service: another model, a golden row answered otherwise, alone or among others, a malformed request let through."""
+    _, identity = call(f"{url}/version")
+    digest = identity.get("digest") if isinstance(identity, dict) else None
+    if digest != expected.digest:
+        return [f"it serves {digest}, not {expected.digest}"]
+    golden = expected.golden
+    wanted = golden["predictions"] if golden["probabilities"] is None else golden["probabilities"]
+    labels = expected.manifest["labels"]
+    problems: list[str] = []
+    batches = [(0, golden["records"]), *((number, [record]) for number, record in enumerate(golden["records"]))]
+    for first, records in batches:
+        status, answer = call(f"{url}/predict", {"records": records})
+        if status != 200:
+            return [*problems, f"golden row {first}: status {status}: {answer}"]
+        if len(answer["predictions"]) != len(records):
+            return [*problems, f"golden row {first}: {len(answer['predictions'])} answers to {len(records)} records"]
+        for number, row in enumerate(answer["probabilities"] or answer["predictions"], first):
+            got = [row[label] for label in labels] if isinstance(row, dict) else [row]
+            right = wanted[number] if isinstance(wanted[number], list) else [wanted[number]]
+            label = labels[golden["predictions"][number]] if labels else row
+            wrong = not all(math.isclose(a, b, rel_tol=0, abs_tol=TOLERANCE) for a, b in zip(got, right, strict=True))
+            if wrong or answer["predictions"][number - first] != label:
+                alone = "alone" if len(records) == 1 else f"among {len(records)}"
+                problems.append(f"golden row {number}, {alone}: {got}, not {right}")
+    status, _ = call(f"{url}/predict", {"records": [{"no such column": 1}]})
+    return problems + ([] if status == 422 else [f"a malformed record got status {status}, not 422"])
+
+
+def call(url: str, body: Any = None) -> tuple[int, Any]:
+    """Return (status, JSON) of a GET, or of a POST where there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - the URL is the user's
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - same
+            return answer.status, _read(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _read(error.read())
+    except http.client.HTTPException as error:
+        raise OSError(f"not an answer of HTTP: {error!r}") from error
+
+
+def _read(content: bytes) -> Any:
+    """Return JSON, or as text what is none: another program may listen there."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content[:200].decode(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

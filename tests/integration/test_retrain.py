@@ -1,0 +1,275 @@
+"""`python -m scripts.retrain`, asked in this process: a checkout, a bare repository that takes pushes, a GitHub on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pawl import report
+from pawl.report import Measured, Report, Value
+from scripts import retrain
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "ghs_0123456789secret"
+ENCODED = "eC1hY2Nlc3MtdG9rZW46Z2hzXzAxMjM0NTY3ODlzZWNyZXQ="  # x-access-token:TOKEN in base64
+LOCK = "schema: '2.0'\nstages:\n  train:\n    cmd: train\n    outs:\n    - path: models/bundle\n      md5: {}.dir\n"
+# Notes its words, then does what git does.
+NOTING = """#!{python}
+import json, os, sys
+with open({notes!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+os.execv({git!r}, ["git", *sys.argv[1:]])
+"""
+
+
+class Checkout:
+    """main as a runner has it, after a run that trained another model."""
+
+    def __init__(self, folder, hub, capture):
+        self.path, self.hub, self.capture, self.notes = folder / "checkout", hub, capture, folder / "notes.jsonl"
+        self.remote = folder / "served" / hub.name
+        self.path.mkdir()
+        self.git("init", "--quiet", "--bare", str(self.remote))
+        self.git("init", "--quiet", "--initial-branch=main")
+        for name in ("gates.yaml", ".gitignore"):
+            shutil.copy2(ROOT / name, self.path)
+        self.write("dvc.lock", LOCK.format("a" * 32))
+        self.write("reports/metrics.json", "{}\n")
+        self.write("params.yaml", "a: 1\n")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "start")
+        self.start = self.git("rev-parse", "HEAD")
+        self.wrapper = folder / "bin" / "git"
+        self.wrapper.parent.mkdir()
+        self.wrapper.write_text(NOTING.format(python=sys.executable, notes=str(self.notes), git=shutil.which("git")))
+        self.wrapper.chmod(0o755)
+
+    def write(self, name, text):
+        (self.path / name).parent.mkdir(exist_ok=True)
+        (self.path / name).write_text(text)
+
+    def git(self, *words, where=None):
+        identity = {
+            f"GIT_{role}_{key}": "tester@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")
+        }
+        return subprocess.run(
+            ["git", *words], cwd=where or self.path, env=os.environ | identity, check=True, capture_output=True, text=True
+        ).stdout.strip()  # fmt: skip
+
+    def train(self, letter="b", roc_auc=0.9):
+        """Leave what a run and its report leave."""
+        self.write("dvc.lock", LOCK.format(letter * 32))
+        self.write("reports/metrics.json", json.dumps({"test": {"roc_auc": roc_auc}}))
+        values = {"roc_auc": roc_auc, "accuracy": 0.85, "log_loss": 0.3, "ece": 0.02}
+        metrics = {name: Value(value, value - 0.01, value + 0.01, 500) for name, value in values.items()}
+        found = Report(1, Measured("c" * 40, metrics), None, "none")
+        self.write("reports/report.json", report.dump(found).decode())
+        self.write("reports/report.md", f"the report of {letter}\n")
+
+    def retrain(self, **environ):
+        """Return the exit code, what was printed and what was complained of."""
+        given = {
+            "GITHUB_API_URL": self.hub.url,
+            "GITHUB_SERVER_URL": f"file://{self.remote.parents[1]}",
+            "GITHUB_REPOSITORY": self.hub.name,
+            "GITHUB_REF_NAME": "main",
+            "GITHUB_STEP_SUMMARY": str(self.path.parent / "summary.md"),
+            "GH_TOKEN": TOKEN,
+        } | environ
+        code = retrain.main(given)
+        said = self.capture.readouterr()
+        assert TOKEN not in said.out + said.err
+        assert ENCODED not in said.out + said.err
+        return code, said.out, said.err
+
+    def pushed(self):
+        """Return the branches of the bare repository, by name."""
+        lines = self.git("for-each-ref", "--format=%(refname:short) %(objectname)", where=self.remote).splitlines()
+        return dict(line.split() for line in lines)
+
+
+@pytest.fixture
+def checkout(tmp_path, hub, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith(("GIT_", "GITHUB_", "GH_"))]:
+        monkeypatch.delenv(name)
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    made = Checkout(tmp_path, hub, capsys)
+    monkeypatch.setenv("PATH", f"{made.wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(made.path)
+    return made
+
+
+TITLE = "Retrain: ✅ 4 of 4 gates pass; roc_auc is 0.900."
+
+
+def test_the_model_that_dvc_lock_names_is_not_proposed(checkout, hub):
+    checkout.train(letter="a", roc_auc=0.95)  # other numbers, the same model
+
+    code, out, _err = checkout.retrain()
+
+    assert code == 0
+    assert out == "The model is the one that dvc.lock names: nothing to propose.\n"
+    assert "nothing to propose" in (checkout.path.parent / "summary.md").read_text()
+    assert hub.asked == []
+    assert checkout.pushed() == {}
+
+
+def test_another_model_is_one_pull_request(checkout, hub):
+    checkout.train()
+
+    code, out, err = checkout.retrain()
+
+    [pull] = hub.pulls
+    assert code == 0, err
+    assert out == f"Opened pull request #1: {TITLE}\n"
+    assert (pull["title"], pull["body"]) == (TITLE, "the report of b\n")
+    assert (pull["head"]["ref"], pull["base"]["ref"]) == ("retrain", "main")
+    assert list(checkout.pushed()) == ["retrain"]
+    assert f"Opened pull request #1: {TITLE}" in (checkout.path.parent / "summary.md").read_text()
+
+
+def test_the_commit_holds_the_lock_and_the_metrics_and_nothing_else(checkout):
+    checkout.train()
+    checkout.write("params.yaml", "a: 2\n")  # changed
+    checkout.write("scripts/new.py", "")  # untracked
+    checkout.write("gates.yaml", "version: 1\nmetrics: {roc_auc: {direction: higher, floor: 0.1}}\n")
+    checkout.git("add", "gates.yaml")  # staged
+
+    checkout.retrain()
+
+    log = checkout.git(
+        "log", "-1", "--format=%s%n%an%n%P", "--name-only", "retrain", where=checkout.remote
+    ).splitlines()
+    assert log[0].startswith("Retrain: ✅")
+    assert log[1:] == ["github-actions[bot]", checkout.start, "", "dvc.lock", "reports/metrics.json"]
+    assert "b" * 32 in checkout.git("show", "retrain:dvc.lock", where=checkout.remote)
+
+
+def test_the_pull_request_that_is_open_is_renewed(checkout, hub, tmp_path):
+    hub.pull(3, sha="e" * 40, branch="retrain", source="stranger/model")
+    checkout.train()
+    checkout.retrain()
+    first = checkout.pushed()
+    checkout.git("reset", "--quiet", "--hard", checkout.start)  # the next schedule checks main out again
+    checkout.train("d", 0.95)
+
+    _code, out, _err = checkout.retrain()
+
+    assert out.startswith("Renewed pull request #4: Retrain: ✅")
+    assert [pull["number"] for pull in hub.pulls] == [3, 4]
+    assert hub.pulls[0]["title"] == "a title"
+    assert hub.pulls[1]["body"] == "the report of d\n"
+    assert "roc_auc is 0.950" in hub.pulls[1]["title"]
+    assert checkout.pushed() != first
+    assert checkout.git("rev-parse", "retrain^", where=checkout.remote) == checkout.start  # nothing of the earlier one
+
+
+def test_a_model_that_fails_a_gate_is_proposed_as_blocked(checkout, hub):
+    checkout.train(roc_auc=0.5)
+
+    code, _out, _err = checkout.retrain()
+
+    assert code == 0
+    assert hub.pulls[0]["title"].startswith("Retrain: ❌ Blocked: roc_auc is 0.5, below its floor 0.88")
+
+
+def test_the_token_is_in_no_configuration_and_among_no_words(checkout):
+    checkout.train()
+
+    checkout.retrain()
+
+    calls = [json.loads(line) for line in checkout.notes.read_text().splitlines()]
+    assert ["push"] in [call[:1] for call in calls]
+    for secret in (TOKEN, ENCODED, "uthorization"):
+        assert secret not in checkout.notes.read_text()
+        assert secret not in checkout.git("config", "--list", "--show-origin")
+        assert not [
+            path
+            for path in (checkout.path / ".git").rglob("*")
+            if path.is_file() and secret.encode() in path.read_bytes()
+        ]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(403, "GitHub Actions is not permitted to create or approve pull requests."), (422, "Validation Failed")],
+)
+def test_where_no_pull_request_may_be_opened_the_branch_is_there_and_the_code_is_3(checkout, hub, status, message):
+    hub.refuses["POST"] = (status, {"message": message})
+    checkout.train()
+
+    code, _out, err = checkout.retrain()
+
+    assert code == 3
+    assert list(checkout.pushed()) == ["retrain"]
+    assert message in err
+    assert "Allow GitHub Actions to create pull requests" in err
+    assert "the branch is pushed, open it by hand" in err
+
+
+def test_a_push_that_is_refused_is_told_and_nothing_is_opened(checkout, hub):
+    checkout.train()
+    hook = checkout.remote / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho protected branch >&2\nexit 1\n")
+    hook.chmod(0o755)
+
+    code, _out, err = checkout.retrain()
+
+    assert code in {2, 3}
+    assert "protected branch" in err
+    assert "contents: write" in err
+    assert hub.writes == []
+
+
+def test_after_a_push_that_failed_the_same_command_proposes(checkout, hub):
+    """The commit of the first try must not look like a lock that names the model."""
+    checkout.train()
+    checkout.retrain(GITHUB_REPOSITORY="octo/away")
+
+    _code, out, _err = checkout.retrain()
+
+    assert out == f"Opened pull request #1: {TITLE}\n"
+    assert list(checkout.pushed()) == ["retrain"]
+
+
+def test_the_branch_that_is_checked_out_stays_where_it_was(checkout):
+    checkout.train()
+
+    checkout.retrain()
+
+    assert checkout.git("rev-parse", "main") == checkout.start
+
+
+MISSING = {"dvc.lock": "make run", "reports/report.json": "make report", "reports/report.md": "make report"}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_file_that_is_missing_is_2_and_told_with_what_makes_it(checkout, hub, name):
+    checkout.train()
+    (checkout.path / name).unlink()
+
+    code, _out, err = checkout.retrain()
+
+    assert code == 2, err
+    assert name in err
+    assert MISSING[name] in err
+    assert hub.asked == []
+    assert checkout.pushed() == {}
+
+
+def test_without_a_lock_in_git_the_model_is_proposed(checkout, hub):
+    """dvc.lock may be left out of git's main."""
+    checkout.git("rm", "--quiet", "dvc.lock")
+    checkout.git("commit", "--quiet", "--message", "no lock")
+    checkout.train()
+
+    code, _out, err = checkout.retrain()
+
+    assert code == 0, err
+    assert len(hub.pulls) == 1
