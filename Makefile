@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # PAWL_ENV=system: this Python has everything. IN=image: the pipeline runs in Dockerfile.train's environment.
 PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(BIN)/python)
+$(if $(filter-out image,$(IN)),$(error IN=$(IN) is not known: IN=image, or nothing))
 RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -79,3 +80,4 @@ env: ## The environment in .venv, from the hashed lock
 
 clean: ## Remove what the pipeline made, and the environment
 	rm -rf .venv .pawl data models mlflow.db mlartifacts
+	find reports -mindepth 1 ! -name metrics.json -delete

@@ -81,7 +81,7 @@ def deploy(overlay: str, image: str, digest: str, environ: Mapping[str, str]) ->
 def render(overlay: str, image: str) -> list[dict[str, Any]]:
     """Return the manifests of an overlay with this image."""
     folder = OVERLAYS / overlay
-    if not (folder / "kustomization.yaml").exists():
+    if folder.parent != OVERLAYS or not (folder / "kustomization.yaml").exists():
         known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
         raise Problem(f"there is no overlay {overlay}", OVERLAYS, f"one of: {known}")
     # What ran before may have been put there by hand, by a tag.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts import run
+from scripts import environment, run
 
 LOCK = Path("dvc.lock")
 
@@ -21,13 +21,17 @@ def main() -> int:
         else:
             LOCK.unlink()  # not a merge in progress: the markers were committed
     metrics = Path("reports/metrics.json")
-    if metrics.exists() and "<<<<<<< " in metrics.read_text():
+    conflict = metrics.read_text() if metrics.exists() and "<<<<<<< " in metrics.read_text() else ""
+    if conflict:
         metrics.unlink()
     code = run.main([])
+    if code and conflict:
+        metrics.write_text(conflict)
     if code == 0:
         print("next: git add dvc.lock reports/metrics.json, and go on with the merge")
     return code
 
 
 if __name__ == "__main__":
+    environment.reenter("scripts.relock", sys.argv[1:])  # stages are started as `python`
     sys.exit(main())

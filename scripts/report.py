@@ -8,6 +8,7 @@ Writes reports/report.json and reports/report.md, and GitHub's job summary where
 fails (with --exit-code), 2 your input or configuration.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from pawl import gate, paths, report
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 def compare(base: str | None, *, committed: bool) -> Report:
     """Return the report on the model here, against the model of the commit `base` where there is one."""
+    if changed := stale():
+        raise Problem(f"the model was trained before {changed} changed", paths.BUNDLE, "run `make run`")
     candidate = measured(Path(), train.commit() or "unknown")
     seconds = stages()
     if base is None:
@@ -65,16 +69,40 @@ def compare(base: str | None, *, committed: bool) -> Report:
     if not found:
         fix = "name a commit that is here: git log --oneline; a shallow clone needs git fetch --unshallow"
         raise Problem(f"there is no commit {base}", "--base", fix)
-    params = tuple(report.changes(at(found, paths.PARAMS), yaml.safe_load(paths.PARAMS.read_text())))
+    theirs = at(found, paths.GATES)
+    alone = Report(
+        1, candidate, None, "none", seconds=seconds,
+        params=tuple(report.changes(at(found, paths.PARAMS), yaml.safe_load(paths.PARAMS.read_text()))),
+        gates=tuple(report.changes(theirs, yaml.safe_load(paths.GATES.read_text()))) if theirs else (),
+    )  # fmt: skip
     folder, why = (None, "it was made of other data") if committed else rebuild(found)
     if folder:
-        return Report(1, candidate, measured(folder, found), "rebuilt", params=params, seconds=seconds)
+        return msgspec.structs.replace(alone, baseline=measured(folder, found), how="rebuilt")
     try:
         numbers = values(at(found, paths.METRICS))
     except (KeyError, TypeError, AttributeError):  # none, or of another version
-        return Report(1, candidate, None, "none", why=why, params=params, seconds=seconds)
-    baseline = Measured(found, numbers)
-    return Report(1, candidate, baseline, "committed", why=why, params=params, seconds=seconds)
+        return msgspec.structs.replace(alone, why=why)
+    return msgspec.structs.replace(alone, baseline=Measured(found, numbers), how="committed", why=why)
+
+
+def stale() -> str | None:
+    """Return a parameter or a file of the pipeline that is another than when the model was made."""
+    if not paths.LOCKFILE.exists():
+        return None
+    params = yaml.safe_load(paths.PARAMS.read_text())
+    for stage in (yaml.safe_load(paths.LOCKFILE.read_text()) or {}).get("stages", {}).values():
+        for key, value in stage.get("params", {}).get(str(paths.PARAMS), {}).items():
+            if functools.reduce(lambda found, part: (found or {}).get(part), key.split("."), params) != value:
+                return f"{key} in {paths.PARAMS}"
+        for dep in stage.get("deps", ()):
+            file = Path(dep["path"])
+            if file.parts[0] not in {"data", "models", "reports"} and file.exists() and _md5(file) != dep["md5"]:
+                return str(file)
+    return None
+
+
+def _md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC names a file
 
 
 def judging(baseline: Measured | None) -> Path:

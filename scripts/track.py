@@ -51,11 +51,12 @@ def track(environ: Mapping[str, str]) -> str:
         **{f"pawl.{part}": value for part, value in found.candidate.digests.items()},
     }
     where = tracking.shown(environ.get("MLFLOW_TRACKING_URI") or str(paths.STORE))
-    key = [name, where, tags, paths.STORE.exists() or where != str(paths.STORE)]
+    key = [name, where, tags, where != str(paths.STORE) or (paths.STORE.exists() and paths.ARTIFACTS.exists())]
     if not environ.get("GITHUB_OUTPUT") and (said := once.done("track", key)):
         return said
     from pawl import registry
 
+    bundle.load(paths.BUNDLE)  # what is registered is whole
     with tracking.store() as client:
         metrics = {metric: each.value for metric, each in found.candidate.metrics.items() if each.value is not None}
         run = tracking.log(client, name, tags, flat(yaml.safe_load(paths.PARAMS.read_text())), metrics)

@@ -4,6 +4,7 @@ The registry of GitHub's runs: python -m scripts.store pull ghcr.io/OWNER/REPOSI
 """
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -17,7 +18,13 @@ def main() -> int:
     """Serve until Ctrl-C."""
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", "the embedded registry", "run `make run`")
-    port = int(os.environ.get("PORT", "5000"))
+    port = int(os.environ.get("PAWL_UI_PORT", "5000"))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise Problem(
+                f"port {port} is taken", "127.0.0.1", "end what listens there, or set PAWL_UI_PORT to another"
+            )
     print(f"http://127.0.0.1:{port}", file=sys.stderr, flush=True)
     try:
         return subprocess.run(tracking.command(port), env=tracking.quiet(), check=False).returncode

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tests/sample"  # what the template ships: the tests hold it to that, whatever yours says by now
 SMALL = {"ingest.sample.rows": 3000, "train.params.n_estimators": 30, "evaluate.bootstrap": 20}
 
 
@@ -27,6 +28,8 @@ class Project:
             if (ROOT / name).is_file() and not name.startswith(("tests/", "dvc.lock", "reports/")):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
+        for name in ("params.yaml", "schema.yaml", "gates.yaml"):
+            shutil.copy2(SAMPLE / name, path / name)
         self.set(**SMALL)
         self.call("git", "init", "--quiet", "--initial-branch=main")
         self.commit("start")

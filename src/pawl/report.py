@@ -66,6 +66,7 @@ class Report(Part):
     how: Literal["rebuilt", "committed", "none"]  # where the baseline's numbers come from
     why: Text = ""  # why it was not rebuilt
     params: Annotated[tuple[Change, ...], msgspec.Meta(max_length=1000)] = ()
+    gates: Annotated[tuple[Change, ...], msgspec.Meta(max_length=200)] = ()  # in which gates.yaml differs
     seconds: Annotated[dict[Name, float], msgspec.Meta(max_length=20)] = {}  # per stage that ran
 
     def judge(self, gates: Gates) -> list[Judged]:
@@ -131,6 +132,9 @@ def markdown(
     """
     base = report.baseline
     lines = [f"### {headline(report, gates, name)}", "", _identity(report, name, head), ""]
+    if report.gates:
+        said = [f"{code(each.key)} {code(each.before)} → {code(each.after)}" for each in report.gates[:SHOWN]]
+        lines += [f"⚠ gates.yaml changes, and judges from the next change on: {', '.join(said)}", ""]
     lines += [f"| | metric | {name if base else 'baseline'} | **candidate** | 95 % interval | Δ | gate |", "|:-:|:--|--:|--:|:-:|--:|:--|"]  # fmt: skip
     for symbol, *cells in rows(report, gates):
         cells[2] = f"**{cells[2]}**"
@@ -160,6 +164,9 @@ def terminal(report: Report, gates: Gates, name: str = "base") -> str:
     widths = [max(len(row[column]) for row in table) for column in range(7)]
     right = {2, 3, 5}
     lines = [headline(report, gates, name), ""]
+    lines += [
+        f"  ⚠  gates.yaml: {each.key} {each.before} → {each.after}, for the next change"[:100] for each in report.gates
+    ]
     for row in table:
         symbol, *cells = row
         padded = [
@@ -217,7 +224,7 @@ def short(commit: str) -> str:
 
 
 def changes(before: Any, after: Any, prefix: str = "") -> list[Change]:
-    """Return the keys in which two params.yaml differ."""
+    """Return the keys in which two YAML files differ."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = list(dict.fromkeys([*after, *before]))
         return [

@@ -73,6 +73,8 @@ def log(
     experiment = found.experiment_id if found else client.create_experiment(name)
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in ("pawl.commit", "pawl.lock", "pawl.digest"))
     for run in client.search_runs([experiment], f"{same} and attributes.status = 'FINISHED'", max_results=1):
+        if not client.list_artifacts(run.info.run_id, "bundle"):  # its files are gone: here they are again
+            client.log_artifacts(run.info.run_id, str(paths.BUNDLE), "bundle")
         return str(run.info.run_id)
     run = client.create_run(experiment, run_name=tags["pawl.commit"][:7])
     now = int(time.time() * 1000)

@@ -31,7 +31,7 @@ class GitHub:
     def __init__(self, path, registry, project):
         self.folder, self.registry, self.number, self.project = path, registry, 0, project
         self.name = f"octo-org/example-{uuid.uuid4().hex[:8]}"  # the registry may hold what an earlier run left
-        shutil.copy2(ROOT / "params.yaml", project.path)
+        shutil.copy2(ROOT / "tests/sample/params.yaml", project.path)
         for name in KEPT_TESTS:
             (self.project.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, self.project.path / name)

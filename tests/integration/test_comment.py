@@ -55,7 +55,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, hub):
-    shutil.copy2(ROOT / "gates.yaml", tmp_path)
+    shutil.copy2(ROOT / "tests/sample/gates.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return Run(tmp_path, hub)
 

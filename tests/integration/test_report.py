@@ -83,7 +83,9 @@ def as_it_was(request):
 @pytest.fixture
 def again(trained):
     """Run the pipeline when a test that trained another model is done."""
+    kept = (trained.path / "params.yaml").read_bytes()
     yield
+    (trained.path / "params.yaml").write_bytes(kept)
     trained.run()
 
 
@@ -344,6 +346,39 @@ def test_numbers_of_an_earlier_model_are_not_told_as_those_of_this_one(report, t
 
     assert done.returncode == 2
     assert "make run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("params.yaml", "n_estimators: 30", "n_estimators: 3", "train in params.yaml"),
+        ("schema.yaml", "columns:", "columns: # changed", "schema.yaml"),
+        ("src/task/model.py", '"""', '"""Changed: ', "src/task/model.py"),
+    ],
+    ids=["parameter", "schema", "code"],
+)
+def test_a_model_made_before_a_change_is_not_told_as_that_of_the_change(report, trained, file, old, new, named):
+    text = (trained.path / file).read_text()
+    (trained.path / file).write_text(text.replace(old, new, 1))
+
+    done = report(trained, "--base", "HEAD")
+
+    (trained.path / file).write_text(text)
+    assert new in text.replace(old, new, 1)
+    assert done.returncode == 2
+    assert f"the model was trained before {named} changed" in done.stderr
+    assert "run `make run`" in done.stderr
+
+
+def test_a_change_of_the_gates_is_shown_and_does_not_judge_itself(report, trained, tmp_path):
+    gates(trained, LOW | {"roc_auc": {"direction": "higher", "floor": 0.1}})
+
+    done = report(trained, "--base", "HEAD")
+
+    assert "⚠  gates.yaml: metrics.roc_auc.floor 0.5 → 0.1, for the next change" in done.stdout
+    assert rows(done)["roc_auc"][-1] == "≥ 0.5"
+    text = (trained.path / "reports/report.md").read_text()
+    assert "⚠ gates.yaml changes, and judges from the next change on: `metrics.roc_auc.floor` `0.5` → `0.1`" in text
 
 
 def test_without_a_model_it_says_what_to_run(report, untouched):

@@ -403,3 +403,17 @@ def test_a_password_in_the_address_is_never_shown(registry, url, monkeypatch, ca
     told = capsys.readouterr()
     assert "canary7f3a" not in told.out + told.err
     assert registry.versions == [1]
+
+
+def test_a_bundle_that_is_not_whole_is_never_registered(registry, capsys):
+    stored = registry.project.path / "models/bundle/pipeline.skops"
+    content, mode = stored.read_bytes(), stored.stat().st_mode
+    stored.unlink()  # it may be a link to the cache
+    stored.write_bytes(b"garbage")
+
+    run(code=2)
+
+    stored.write_bytes(content)
+    stored.chmod(mode)
+    assert "pipeline.skops is not the file that was written" in capsys.readouterr().err
+    assert registry.runs == []

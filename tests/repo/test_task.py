@@ -6,10 +6,19 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pawl import config, gate, schema
 from task import data, features, metrics, model, params, slices
 
+ROOT = Path(__file__).parents[2]
 FILES = {"__init__.py", "data.py", "params.py", "features.py", "model.py", "metrics.py", "slices.py"}
 COLUMNS = {"age": "integer", "region": "category"}
+
+
+def test_your_three_files_are_understood():
+    params_of = config.load(ROOT / "params.yaml")
+
+    schema.check_names(schema.load(ROOT / "schema.yaml"), {"target": params_of.target}, path=ROOT / "params.yaml")
+    assert gate.load(ROOT / "gates.yaml").metrics
 
 
 def test_the_files_are_there():

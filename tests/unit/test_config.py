@@ -7,7 +7,7 @@ from pawl import config
 from pawl.problem import Problem
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = (ROOT / "params.yaml").read_text()
+SHIPPED = (ROOT / "tests/sample/params.yaml").read_text()
 
 
 def load(tmp_path, text):
@@ -152,7 +152,9 @@ def test_a_threshold_is_a_number_or_a_rule(tmp_path, written, rule):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted(ROOT.glob("examples/*/params.yaml"))], ids=lambda path: path.parent.name
+    "path",
+    [ROOT / "tests/sample/params.yaml", *sorted(ROOT.glob("examples/*/params.yaml"))],
+    ids=lambda path: path.parent.name,
 )
 def test_what_is_shipped_is_right(path):
     assert config.load(path).roles >= {"income"}

@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there_is_a_problem(tmp_path):
 
 
 def test_what_is_shipped_is_right():
-    gates = gate.load(ROOT / "gates.yaml")
+    gates = gate.load(ROOT / "tests/sample/gates.yaml")
 
     assert gates.metrics["roc_auc"] == Rule(direction="higher", floor=0.88)
 

@@ -499,7 +499,7 @@ NORMAL = {
 
 @pytest.mark.parametrize("found", NORMAL.values(), ids=NORMAL)
 def test_a_terminal_of_100_columns_shows_it(found):
-    gates = gate.load(ROOT / "gates.yaml")
+    gates = gate.load(ROOT / "tests/sample/gates.yaml")
     wide = Gates(
         version=1, metrics={**gates.metrics, "balanced_accuracy": Rule(direction="higher", floor=0.1, ceiling=0.9)}
     )

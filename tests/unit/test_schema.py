@@ -236,7 +236,9 @@ def test_a_file_that_is_not_there_is_a_problem_that_says_how_to_make_it():
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "schema.yaml", *sorted(ROOT.glob("examples/*/schema.yaml"))], ids=lambda path: path.parent.name
+    "path",
+    [ROOT / "tests/sample/schema.yaml", *sorted(ROOT.glob("examples/*/schema.yaml"))],
+    ids=lambda path: path.parent.name,
 )
 def test_what_is_shipped_is_right_and_cannot_be_changed(path):
     shipped = schema.load(path)
@@ -254,7 +256,7 @@ def test_numbers_written_as_values_are_texts():
 
 
 def test_a_name_that_no_column_has_is_a_problem():
-    shipped = schema.load(ROOT / "schema.yaml")
+    shipped = schema.load(ROOT / "tests/sample/schema.yaml")
 
     schema.check_names(shipped, {"columns.time": "month", "columns.id": None}, path=ROOT / "params.yaml")
     with pytest.raises(Problem, match=r"columns\.time: mont is not a known name") as caught:
