@@ -14,7 +14,9 @@ Given = ParamSpec("Given")
 def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     """Return the parser of `python -m scripts.<name>`."""
     words = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"python -m scripts.{name}", description=text, formatter_class=words)
+    return argparse.ArgumentParser(
+        prog=f"python -m scripts.{name}", description=text, formatter_class=words, allow_abbrev=False
+    )
 
 
 def told(main: Callable[Given, int]) -> Callable[Given, int]:

@@ -101,6 +101,7 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_sample():
         value = report["test"][name]
         line = f"  {name:<12} {value['value']:>8.4f}  {value['low']:.4f} to {value['high']:.4f}"
         assert line in README
+    assert f"gates pass; roc_auc is {report['test']['roc_auc']['value']:.4f}." in README
 
 
 def test_the_numbers_for_adult_are_those_measured():

@@ -113,7 +113,7 @@ def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = 
     records = request_model(loaded.dtypes)
 
     @app.post("/predict", response_model=Answer, responses={422: {"model": Refusal}})
-    def predict(body: records) -> dict[str, Any]:  # type: ignore[valid-type]
+    def predict(body: records) -> dict[str, Any]:  # type: ignore[valid-type]  # made above
         started = time.perf_counter()
         given = [record.model_dump(by_alias=True) for record in body.records]  # type: ignore[attr-defined]  # made above
         answers, probabilities = loaded.predict_records(given)
