@@ -9,13 +9,15 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run pipeline report track serve ui image test e2e lint format schema push pull relock lock bench env clean
+.PHONY: help run pipeline report track serve ui image test e2e gate-selftest lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=adult ADULT=folder: pipeline alone]
-ifeq ($(EXAMPLE)$(filter-out --%,$(ARGS)),)
+run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=adult ADULT=folder: pipeline and gate]
+ifneq ($(EXAMPLE),)
+	@cd .pawl/examples/$(EXAMPLE) && PYTHONPATH=src $(if $(filter system,$(PAWL_ENV)),,../../../)$(PY) -m scripts.report
+else ifeq ($(filter-out --%,$(ARGS)),)
 	@$(PY) -m scripts.report
 	@$(PY) -m scripts.track
 	@$(PY) -m scripts.smoke
@@ -46,6 +48,9 @@ test: env ## The test suite
 e2e: env ## The tests that need servers: see tests/README.md
 	@$(BIN)/python -m pytest tests/e2e -m e2e -n 0 $(ARGS)
 
+gate-selftest: env ## The gate against every sabotage known to us [ARGS="--only creep"]
+	@$(PY) -m scripts.selftest $(ARGS)
+
 lint: env ## Style, types, layers; workflows, Dockerfiles, manifests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -74,6 +79,7 @@ lock: env ## Renew requirements/*.txt from requirements/*.in
 
 bench: env ## Measure; writes benchmarks/results/
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+	@$(BIN)/python benchmarks/gate.py $(ARGS)
 
 env: ## The environment in .venv, from the hashed lock
 	@$(PYTHON) -m scripts.environment

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -26,6 +27,9 @@ def told(main: Callable[Given, int]) -> Callable[Given, int]:
     def ended(*args: Given.args, **options: Given.kwargs) -> int:
         try:
             return main(*args, **options)
+        except BrokenPipeError:  # who read the output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except Problem as problem:
             print(problem, file=sys.stderr)
             return problem.code

@@ -2,20 +2,30 @@
 
 python -m scripts.comment --report folder/report.json     in a workflow_run workflow, from main's code
 
-What the run left is data and nothing else: it is parsed by its schema, judged by main's gates.yaml, rendered here. The pull
-request is found by its head commit, not taken from the run's files. Exit code: 0 done or nothing to say, 2 wrong input, 3 GitHub did not answer.
+What the run left is data and nothing else, strictly parsed: from what its model answered on each row everything is measured and judged anew, by main's
+code, gates.yaml and ledger. The pull request is found by its head commit, not taken from the run's files. Exit code: 0 done or nothing to say, 2 wrong input, 3 GitHub did not answer.
 """
 
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pawl import gate, paths, report
+import msgspec
+
+from pawl import answers, paths, report
+from pawl.answers import Answers
+from pawl.gate import compare, rules
+from pawl.gate.rules import SIZE, Gates
+from pawl.gate.verdict import Facts, State
+from pawl.ledger import Corrupt, Ledger
 from pawl.problem import Problem, Unreachable
-from scripts import cli, github
+from pawl.report import Other, Report, assess, text
+from pawl.report.assess import Known
+from scripts import baseline, cli, github
 
 MARK = "<!-- pawl:report run="
 AUTHOR = "github-actions[bot]"  # whose token this is; anyone may write a comment with our mark in it
@@ -35,32 +45,79 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         if pull is None:
             print(f"no open pull request has {run['head_sha'][:7]} as its head: nothing to say")
             return 0
-        text = body(args.report, run, pull.number)
-        print(post(pull, run["run_number"], text))
+        said = body(args.report, run, pull.number)
+        print(post(pull, run["run_number"], said))
     except (GithubException, OSError) as error:
         fix = "the workflow needs pull-requests: write; run it again"
         raise Unreachable(f"GitHub: {error}", environ["GITHUB_REPOSITORY"], fix) from error
-    github.summary(environ, text)
+    github.summary(environ, said)
     return 0
 
 
 def body(path: Path, run: Mapping[str, Any], number: int) -> str:
     """Return the comment: the report, or what is known where there is none."""
     link = {"run": run["html_url"]}
+    gates = rules.load(paths.GATES)
     try:
-        found = report.load(path.read_bytes(), str(path))
+        found = judged(report.load(path.read_bytes(), str(path)), path.parent, gates)
     except FileNotFoundError:
         return f"### ⚠ No numbers: the run ended as {run['conclusion']} before the model was measured\n\n[Its log]({link['run']}) says why.\n"
     except Problem as problem:
-        return f"### ⚠ No numbers: the run's report was refused\n\n{report.code(problem.what)} · [run]({link['run']})\n"
+        return f"### ⚠ No numbers: the run's report was refused\n\n{text.code(problem.what)} · [run]({link['run']})\n"
     fetch = f"git fetch origin pull/{number}/merge && git checkout FETCH_HEAD"
-    text = report.markdown(found, gate.load(paths.GATES), head=run["head_sha"], fetch=fetch, links=link)
+    said = text.markdown(found, gates, head=run["head_sha"], fetch=fetch, links=link)
     failed = (
         ""
         if run["conclusion"] == "success"
         else f"⚠ The run ended as {run['conclusion']}: [see its jobs]({link['run']}).\n\n"
     )
-    return f"{failed}{text}<sub>Measured by the pull request's own code, judged by main's gates: a forecast. Main trains and judges again before it releases.</sub>\n"
+    own = (
+        "; of main's model, too, what the run says it answered"
+        if found.baseline and found.baseline.how == "rebuilt"
+        else ""
+    )
+    return f"{failed}{said}<sub>Measured and judged by main's code, from what the pull request's run says its model answered{own}: a forecast. Main trains and judges again before it releases.</sub>\n"
+
+
+def judged(claimed: Report, folder: Path, gates: Gates) -> Report:
+    """Return the report, measured and judged anew: of the run's report only what main cannot know itself is taken."""
+    mine = answers.load((folder / paths.ANSWERS.name).read_bytes(), paths.ANSWERS.name)
+    metrics = claimed.candidate.facts.metrics
+    facts = compare.facts(mine, gates, size=metrics[SIZE].value if SIZE in metrics else None)
+    facts = msgspec.structs.replace(facts, train=claimed.candidate.facts.train, valid=claimed.candidate.facts.valid)
+    found = msgspec.structs.replace(claimed, candidate=msgspec.structs.replace(claimed.candidate, facts=facts, rows=mine.digest), curves={name: each for name, each in claimed.curves.items() if name == "learning"})  # fmt: skip
+    ledger = Ledger()
+    known, state, why = against(claimed, folder, gates, ledger, mine)
+    champion, no_champion = baseline.champion(ledger, mine, {})
+    found = msgspec.structs.replace(found, champion_why=no_champion[:300])
+    today = datetime.now(UTC).date()
+    try:
+        marks = baseline.marks("HEAD", gates, ledger)
+        return assess.assess(found, gates, mine, known, champion, marks, state, why, today)
+    except Corrupt as problem:
+        return assess.assess(found, gates, mine, None, champion, [], "lost", baseline.lost(problem).why, today)
+
+
+def against(
+    claimed: Report, folder: Path, gates: Gates, ledger: Ledger, mine: Answers
+) -> tuple[Known | None, State, str]:
+    """Return what the candidate is compared with: what main's ledger has for main, whatever the run says that it compared with.
+
+    Only where the ledger has nothing to compare with is it what the run says that main's model answered.
+    """
+    base, entries = claimed.baseline, ledger.commits()
+    kept = baseline.remembered("HEAD", gates, ledger)
+    trained = base is not None and base.how == "rebuilt"
+    if kept and (kept.known is None or not trained or baseline.comparable(kept, mine, gates)):
+        return kept.known, kept.state, kept.why
+    if base and trained:
+        theirs = answers.load((folder / paths.BASE_ANSWERS.name).read_bytes(), paths.BASE_ANSWERS.name)
+        shown = Other(base.commit, "main", "rebuilt", Facts({}), base.digest, left_out=base.left_out)
+        size = base.facts.metrics[SIZE].value if SIZE in base.facts.metrics else None
+        return Known(shown, theirs, size), "compared", ""
+    state: State = "lost" if entries else "incomparable" if base else claimed.state
+    why = f"main's ledger has {len(entries)} commits, none that this can be compared with" if entries else claimed.why
+    return Known(msgspec.structs.replace(base, name="main"), None) if base else None, state, why
 
 
 def pull_request(repository: Any, run: Mapping[str, Any], full_name: str) -> Any:

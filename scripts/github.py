@@ -1,5 +1,6 @@
 """What scripts tell GitHub, and what they take from it. Paths come in as values: a test passes a file."""
 
+import base64
 import json
 import tomllib
 from collections.abc import Mapping
@@ -35,6 +36,12 @@ def repository(environ: Mapping[str, str]) -> Any:
     api = environ.get("GITHUB_API_URL", "https://api.github.com")
     client = github.Github(base_url=api, auth=github.Auth.Token(environ["GH_TOKEN"]), per_page=100, lazy=True)
     return client.get_repo(environ["GITHUB_REPOSITORY"])
+
+
+def authorization(environ: Mapping[str, str]) -> str:
+    """Return the HTTP header that lets git push with GH_TOKEN; nothing without it."""
+    token = environ.get("GH_TOKEN")
+    return f"Authorization: Basic {base64.b64encode(f'x-access-token:{token}'.encode()).decode()}" if token else ""
 
 
 def _append(path: str | None, text: str) -> None:

@@ -1,213 +1,156 @@
-"""Judge the model in models/bundle by gates.yaml, and compare it with another commit's.
+"""Judge the model in models/bundle by gates.yaml, and compare it with main's and with the champion.
 
-python -m scripts.report                     the gates alone
-python -m scripts.report --base origin/main  against the model of another commit, trained here from its own files
-python -m scripts.report --exit-code         1 where a gate fails
+python -m scripts.report                     floors and ceilings alone
+python -m scripts.report --base origin/main  against the model of another commit: from the ledger, or trained here from its own files
+python -m scripts.report --exit-code         1 where the verdict is no
 
-Writes reports/report.json and reports/report.md, and GitHub's job summary where there is one. Exit code: 0 done, 1 a gate
-fails (with --exit-code), 2 your input or configuration.
+Writes reports/report.json, and from it report.md, report.html and model_card.md; GitHub's job summary where there is one. Exit code:
+0 done, 1 the verdict is no (with --exit-code), 2 your input or configuration.
 """
 
-import functools
-import hashlib
-import io
-import json
+import csv
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import yaml
 
-from pawl import gate, paths, report
+from pawl import answers, paths, report
+from pawl.answers import Answers
+from pawl.gate import rules
+from pawl.gate.rules import Gates
+from pawl.ledger import Corrupt, Ledger
 from pawl.pipeline import train
 from pawl.problem import Problem
-from pawl.report import Measured, Report, Value
-from scripts import cli, github
-
-BASES = paths.STATE / "base"
+from pawl.report import Report, assess, html, text
+from scripts import baseline, changes, cli, github
+from scripts.measured import measured, stages, stale
 
 
 @cli.told
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Measure, judge, write."""
+    """Measure, compare, judge, write."""
     parser = cli.parser("report", __doc__)
     parser.add_argument("--base", help="a commit, for example origin/main")
     parser.add_argument(
-        "--committed",
-        action="store_true",
-        help="take the base's numbers from git: fresh data have no model of the base",
+        "--no-train", action="store_true", help="never train the base: its entry in the ledger, or nothing"
     )
-    parser.add_argument("--exit-code", action="store_true", help="1 where a gate fails")
+    parser.add_argument("--exit-code", action="store_true", help="1 where the verdict is no")
     args = parser.parse_args(argv)
-    found = compare(args.base, committed=args.committed)
-    gates = gate.load(judging(found.baseline))
+    base = None if args.base is None else baseline.resolve(args.base)
+    rules.load(paths.GATES)  # a mistake in it is told in the change that makes it, not when it judges
+    gates = rules.load(judging(base))
+    found, mine, theirs = compare(base, args.base, gates, environ, may_train=not args.no_train)
+    write(found, gates, mine, theirs)
+    github.summary(environ, text.markdown(found, gates))
+    print(text.terminal(found, gates, width=width(), color=sys.stdout.isatty() and "NO_COLOR" not in environ))
+    return 1 if args.exit_code and not found.allowed else 0
+
+
+def compare(
+    base: str | None, asked: str | None, gates: Gates, environ: Mapping[str, str], *, may_train: bool
+) -> tuple[Report, Answers, Answers | None]:
+    """Return the report on the model here, its answers, and the baseline's where it was trained here."""
+    if changed := stale():
+        raise Problem(f"the model was trained before {changed} changed", paths.BUNDLE, "run `make run`")
+    model, mine = measured(paths.BUNDLE.parent.parent, train.commit() or "unknown", gates)
+    metric, curves = learning()
+    found = msgspec.structs.replace(
+        assess.empty(model), seconds=stages(), curves={"learning": curves}, learning=metric, importances=importances()
+    )
+    today = datetime.now(UTC).date()
+    if base is None:
+        why = "none was asked for (BASE=main, for example)" if asked is None else "this is the first commit"
+        found = msgspec.structs.replace(found, champion_why="")
+        return assess.assess(found, gates, mine, None, None, [], "first", why, today), mine, None
+    ledger = Ledger()
+    other = baseline.find(base, mine, gates, ledger, train=may_train)
+    champion, no_champion = baseline.champion(ledger, mine, environ)
+    known = other.known
+    if known:
+        known = known._replace(shown=msgspec.structs.replace(known.shown, name=called(known.shown.commit, asked)))
+    differs = changes.since(known.shown.commit if known else base, base)
+    if known:
+        data = changes.data(other.splits, other.columns, other.own, model, mine)
+        differs = msgspec.structs.replace(differs, data=data)
+    found = msgspec.structs.replace(found, changes=differs, champion_why=no_champion[:300])
+    try:
+        marks = baseline.marks(base, gates, ledger) if other.state == "compared" else []
+        done = assess.assess(found, gates, mine, known, champion, marks, other.state, other.why, today)
+    except Corrupt as problem:  # of an older commit, whose best is the mark
+        known, other = None, baseline.lost(problem)
+        done = assess.assess(found, gates, mine, None, champion, [], other.state, other.why, today)
+    if known is None or known.shown.how != "rebuilt" or known.answers is None:
+        return done, mine, None
+    return done, mine, known.answers if known.seen is None else answers.without(known.answers, known.seen)
+
+
+def write(found: Report, gates: Gates, mine: Answers, theirs: Answers | None) -> None:
+    """Write the report, what is rendered from it, and the answers by which it can be judged again."""
     content = report.dump(found)
     report.load(content, str(paths.REPORT))  # what the comment would refuse is said here
     paths.REPORT.write_bytes(content)
-    text = report.markdown(found, gates)
-    paths.REPORT.with_suffix(".md").write_text(text)
-    github.summary(environ, text)
-    print(report.terminal(found, gates))
-    return 1 if args.exit_code and gate.overall(found.judge(gates)) == "fail" else 0
+    paths.REPORT.with_suffix(".md").write_text(text.markdown(found, gates))
+    paths.REPORT.with_suffix(".html").write_text(html.page(found, gates))
+    paths.REPORT.with_name("model_card.md").write_text(text.card(found, gates, github.project()))
+    for path, each in ((paths.ANSWERS, mine), (paths.BASE_ANSWERS, theirs)):
+        path.unlink(missing_ok=True)
+        if each is not None:
+            path.write_bytes(answers.dump(each))
 
 
-def compare(base: str | None, *, committed: bool) -> Report:
-    """Return the report on the model here, against the model of the commit `base` where there is one."""
-    if changed := stale():
-        raise Problem(f"the model was trained before {changed} changed", paths.BUNDLE, "run `make run`")
-    candidate = measured(Path(), train.commit() or "unknown")
-    seconds = stages()
-    if base is None:
-        return Report(1, candidate, None, "none", seconds=seconds)
-    found = git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}", check=False).decode().strip()
-    if not found:
-        fix = "name a commit that is here: git log --oneline; a shallow clone needs git fetch --unshallow"
-        raise Problem(f"there is no commit {base}", "--base", fix)
-    theirs = at(found, paths.GATES)
-    alone = Report(
-        1, candidate, None, "none", seconds=seconds,
-        params=tuple(report.changes(at(found, paths.PARAMS), yaml.safe_load(paths.PARAMS.read_text()))),
-        gates=tuple(report.changes(theirs, yaml.safe_load(paths.GATES.read_text()))) if theirs else (),
-    )  # fmt: skip
-    folder, why = (None, "it was made of other data") if committed else rebuild(found)
-    if folder:
-        return msgspec.structs.replace(alone, baseline=measured(folder, found), how="rebuilt")
-    try:
-        numbers = values(at(found, paths.METRICS))
-    except (KeyError, TypeError, AttributeError):  # none, or of another version
-        return msgspec.structs.replace(alone, why=why)
-    return msgspec.structs.replace(alone, baseline=Measured(found, numbers), how="committed", why=why)
-
-
-def stale() -> str | None:
-    """Return a parameter or a file of the pipeline that is another than when the model was made."""
-    if not paths.LOCKFILE.exists():
-        return None
-    params = yaml.safe_load(paths.PARAMS.read_text())
-    for stage in (yaml.safe_load(paths.LOCKFILE.read_text()) or {}).get("stages", {}).values():
-        for key, value in stage.get("params", {}).get(str(paths.PARAMS), {}).items():
-            if functools.reduce(lambda found, part: (found or {}).get(part), key.split("."), params) != value:
-                return f"{key} in {paths.PARAMS}"
-        for dep in stage.get("deps", ()):
-            file = Path(dep["path"])
-            if file.parts[0] not in {"data", "models", "reports"} and file.exists() and _md5(file) != dep["md5"]:
-                return str(file)
-    return None
-
-
-def _md5(file: Path) -> str:
-    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC names a file
-
-
-def judging(baseline: Measured | None) -> Path:
+def judging(base: str | None) -> Any:
     """Return the gates that judge: those of the baseline's commit, so that no change lowers its own bar."""
-    theirs = git("show", f"{baseline.commit}:{paths.GATES}", check=False) if baseline else b""
+    theirs = baseline.git("show", f"{base}:{paths.GATES}", check=False) if base else b""
     if not theirs or theirs == paths.GATES.read_bytes():
         return paths.GATES
     file = paths.STATE / paths.GATES
+    paths.STATE.mkdir(exist_ok=True)
     file.write_bytes(theirs)
     print(f"{paths.GATES} differs from the base's, which judges", file=sys.stderr)
     return file
 
 
-def measured(root: Path, commit: str) -> Measured:
-    """Return what the last run in `root` measured; raise Problem if it is not of the bundle there."""
-    import pyarrow.parquet as pq
-
-    try:
-        metrics = json.loads((root / paths.METRICS).read_text())
-        manifest = json.loads((root / paths.BUNDLE / "manifest.json").read_text())
-        rows = pq.read_table(root / paths.PREDICTIONS, columns=["row_id", "target"])
-        stages = yaml.safe_load((root / paths.LOCKFILE).read_text())["stages"]
-        made, judged = (
-            [each["md5"] for each in stages[stage][side] if each["path"] == str(paths.BUNDLE)]
-            for stage, side in (("train", "outs"), ("evaluate", "deps"))
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise Problem(f"there is no evaluated model: {error}", root.absolute(), "run `make run`") from error
-    if made != judged:
-        raise Problem(f"{paths.METRICS} is not of {paths.BUNDLE}", root.absolute(), "run `make run`")
-    pairs = sorted(f"{row}\t{target}" for row, target in zip(*(column.to_pylist() for column in rows), strict=True))
-    return Measured(
-        commit,
-        values(metrics),
-        manifest["digest"],
-        hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
-        manifest["digests"],
-    )
+def called(commit: str, asked: str | None) -> str:
+    """Return what people call the baseline: main where main has it, else as it was asked for."""
+    for branch in ("origin/main", "main"):
+        if commit in baseline.git("rev-list", "--first-parent", "--max-count=1000", branch, "--", check=False).decode():
+            return "main"
+    return "main" if os.environ.get("CI") else str(asked)[:100]
 
 
-def values(metrics: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the metrics of the test split."""
-    return {name: Value(each["value"], each["low"], each["high"], each["n"]) for name, each in metrics["test"].items()}
+def learning() -> tuple[str, dict[str, report.Points]]:
+    """Return the first metric of the training, and its curve per split."""
+    with paths.HISTORY.open() as file:
+        lines = list(csv.DictReader(file))
+    first = lines[0]["metric"] if lines else ""
+    found: dict[str, report.Points] = {}
+    for split in dict.fromkeys(line["split"] for line in lines):
+        points = [
+            (float(line["round"]), float(line["value"]))
+            for line in lines
+            if (line["split"], line["metric"]) == (split, first)
+        ]
+        found[split] = tuple(points[:: max(1, -(-len(points) // report.POINTS))])
+    return first[:300], found
 
 
-def rebuild(commit: str) -> tuple[Path | None, str]:
-    """Return a folder in which the pipeline of a commit has run, from its own files and with DVC's cache of this project; or None and why not."""
-    folder = BASES / commit
-    if (folder / ".done").exists():
-        return folder, ""
-    shutil.rmtree(BASES, ignore_errors=True)  # one is kept
-    folder.mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", commit))) as files:
-        files.extractall(folder, filter="data")
-    if not (folder / "scripts/run.py").exists():
-        return None, "that commit has no pipeline"
-    for name in tables(at(commit, paths.PARAMS).get("ingest", {}).get("source")):
-        for file in Path().glob(name):  # git need not have them
-            if not (folder / file).exists():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).symlink_to(file.absolute())
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
-    print(f"training the model of {commit[:7]} ...", file=sys.stderr, flush=True)
-    environ = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("GITHUB_", "PAWL_WORKER"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # stages are started as `python`
-        "PYTHONPATH": str((folder / "src").absolute()),
-        "PAWL_ENV": "system",
-        "PAWL_COMMIT": commit,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.run"], cwd=folder, env=environ, check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error:")] or ["error: it failed"]
-        return None, f"could not be trained here: {said[0].removeprefix('error: ')}"[:300]
-    (folder / ".done").touch()
-    return folder, ""
+def importances() -> tuple[tuple[str, float], ...]:
+    """Return the features that the model rests on most, and their share."""
+    path = paths.PLOTS / "importances.csv"
+    if not path.exists():
+        return ()
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    return tuple((line["feature"][:300], float(line["importance"])) for line in lines[:30])
 
 
-def tables(source: Any) -> list[str]:
-    """Return the paths inside the project that ingest.source names."""
-    if isinstance(source, dict | list):
-        return [name for part in (source.values() if isinstance(source, dict) else source) for name in tables(part)]
-    return [source] if isinstance(source, str) and "://" not in source and not Path(source).is_absolute() else []
-
-
-def stages() -> dict[str, float]:
-    """Return the seconds of each stage of the last run."""
-    lines = paths.STAGES.read_text().splitlines() if paths.STAGES.exists() else []
-    return {entry["stage"]: entry["seconds"] for entry in map(json.loads, lines) if entry["stage"] != "fingerprint"}
-
-
-def at(commit: str, path: Path) -> Any:
-    """Return a YAML or JSON file of a commit; {} if it is not there, or cannot be read."""
-    try:
-        found = yaml.safe_load(git("show", f"{commit}:{path}", check=False))
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def git(*words: str, check: bool = True) -> bytes:
-    """Return what a git command prints."""
-    return subprocess.run(["git", *words], check=check, capture_output=True).stdout
+def width() -> int:
+    """Return how wide the terminal is, at most 100 columns."""
+    return min(100, shutil.get_terminal_size((100, 24)).columns)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m scripts.retrain     after scripts.run and scripts.report
 Nothing is proposed where the model is the one that dvc.lock names. Exit code: 0 done, 2 your input, 3 GitHub did not answer.
 """
 
-import base64
 import os
 import subprocess
 import sys
@@ -15,8 +14,10 @@ from typing import Any
 
 import yaml
 
-from pawl import gate, paths, report
+from pawl import paths, report
+from pawl.gate import rules
 from pawl.problem import Problem, Unreachable
+from pawl.report import text
 from scripts import cli, github
 
 BRANCH = "retrain"
@@ -36,7 +37,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             said = "The model is the one that dvc.lock names: nothing to propose."
         else:
             found = report.load(content.encode(), str(paths.REPORT))
-            title = f"Retrain: {report.headline(found, gate.load(paths.GATES), 'main')}"
+            title = f"Retrain: {text.headline(found, rules.load(paths.GATES))}"
             push(environ, title)
             said = propose(environ, title, body)
     except (GithubException, OSError) as error:
@@ -64,12 +65,11 @@ def bundle_of(lock: str) -> Any:
 def push(environ: Mapping[str, str], title: str) -> None:
     """Let the branch hold HEAD and the new lock, and nothing of an earlier proposal."""
     identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in BOT.items()}
-    login = base64.b64encode(f"x-access-token:{environ['GH_TOKEN']}".encode()).decode()
     # In the environment, not among the words: those can be read by every process.
     settings = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "http.extraheader",
-        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {login}",
+        "GIT_CONFIG_VALUE_0": github.authorization(environ),
     }
     git("add", "--", *FILES)
     git("commit", "--quiet", "--message", title, "--", *FILES, environ=identity)

@@ -287,7 +287,7 @@ def workspace(example: str) -> Path:
     folder = (Path(".pawl/examples") / example).absolute()
     for name in ("src", "scripts", "requirements"):
         shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (Path("dvc.yaml"), Path(".dvcignore"), given / "params.yaml", given / "schema.yaml"):
+    for path in (Path("dvc.yaml"), Path(".dvcignore"), Path("pyproject.toml"), *given.glob("*.yaml")):
         shutil.copy2(path, folder / path.name)
     (folder / ".dvc").mkdir(exist_ok=True)
     shutil.copy2(".dvc/config", folder / ".dvc/config")

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pawl import bundle, gate, paths, report, tracking
+from pawl import bundle, paths, report, tracking
 from pawl.pipeline import train
 from pawl.problem import Problem
 from scripts import cli, github, once
@@ -41,7 +41,7 @@ def track(environ: Mapping[str, str]) -> str:
     digest = bundle.digest_of(paths.BUNDLE)
     if found is None or found.candidate.digest != digest:
         raise Problem("the report is not of this model", paths.REPORT, "run `make report`")
-    name, verdict = github.project(), gate.overall(found.judge(gate.load(paths.GATES)))
+    name, verdict = github.project(), found.verdict
     commit = train.commit() or "unknown"
     tags = {
         "pawl.commit": commit,
@@ -58,10 +58,12 @@ def track(environ: Mapping[str, str]) -> str:
 
     bundle.load(paths.BUNDLE)  # what is registered is whole
     with tracking.store() as client:
-        metrics = {metric: each.value for metric, each in found.candidate.metrics.items() if each.value is not None}
+        metrics = {
+            metric: each.value for metric, each in found.candidate.facts.metrics.items() if each.value is not None
+        }
         run = tracking.log(client, name, tags, flat(yaml.safe_load(paths.PARAMS.read_text())), metrics)
-        if verdict == "fail":
-            return f"Run {run} is in {where}; no version was made: a gate fails."
+        if not found.allowed:
+            return f"Run {run} is in {where}; no version was made: the verdict is {verdict}."
         version, new = registry.register(client, name, run, tags)
     github.output(environ, version=version, digest=digest)
     key[-1] = True

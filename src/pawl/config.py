@@ -1,5 +1,7 @@
 """params.yaml, typed and frozen. A wrong key, type or value is refused with its line before any work."""
 
+import decimal
+import functools
 import re
 import types
 import typing
@@ -204,12 +206,31 @@ def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key 
         of_key, _, place = place.rpartition("`$.")
         inner = tuple(re.sub(r"\[.*?\]", "", place.rstrip("`")).split(".")) if place else ()
         key = (*at, *inner)
+        given = functools.reduce(lambda part, word: part.get(word) if isinstance(part, dict) else None, inner, values)
+        message = f"invalid value {given!r}" if "matching regex" in message else message
+        allowed = _allowed(kind, inner)
+        quoted = "put it in quotes" if of_key or "`date" in message else ""
         raise Problem(
             f"{'.'.join(key) or path.stem}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
             f"{path}:{line_of(lines, key)}",
-            ("put it in quotes" if of_key or "`date" in message else _allowed(kind, inner))
+            quoted
+            or (_number(given) if "number" in allowed else "")
+            or allowed
             or "correct the value; README, Configuration, lists what each key takes",
         ) from error
+
+
+def _number(given: Any) -> str:
+    """Say how to write a number that YAML takes for a text: 1e-3 needs a point, and quotes are for texts."""
+    try:
+        plain = format(decimal.Decimal(given), "f") if isinstance(given, str) else ""
+    except (decimal.InvalidOperation, ValueError):
+        return ""
+    return (
+        f"YAML reads {given} as a text: write {plain}, without quotes"
+        if plain[-1:].isdigit() and len(plain) < 30
+        else ""
+    )
 
 
 def _section(annotation: Any) -> Any:
@@ -266,6 +287,8 @@ WORDS = {
 def _words(hint: Any) -> str:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
+        if options[1].description:
+            return str(options[1].description)
         low, high = options[1].ge, options[1].le  # above 0 needs no word: msgspec says it
         return (
             _words(options[0])

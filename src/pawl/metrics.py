@@ -4,8 +4,8 @@ binary: accuracy, balanced_accuracy, precision, recall, f1 (of the positive labe
 multiclass: accuracy, balanced_accuracy, precision_macro, recall_macro, f1_macro, f1_weighted, roc_auc (one against the rest, mean), log_loss, ece
 regression: mae, rmse, r2, median_ae
 
-Intervals: Wilson for shares; the influence of each row for means and roc_auc (DeLong's for two classes); multinomial draws of the
-confusion matrix for what is a function of it, and of score bins for average_precision and ece; resampled rows for a task's own metrics.
+Intervals: Wilson for shares; the influence of each row for means, roc_auc (DeLong's for two classes) and average_precision; multinomial
+draws of the confusion matrix for what is a function of it, and of score bins for ece; resampled rows for a task's own metrics.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +22,6 @@ Ints = npt.NDArray[np.int64]
 Custom = Mapping[str, Callable[[Any, Any, Any], float]]
 Z = 1.959963984540054
 DRAWS = 1000
-SCORE_BINS = 1000
 CALIBRATION_BINS = 15
 
 
@@ -44,18 +43,17 @@ def classification(
     matrix = np.bincount(y * classes + prediction, minlength=classes * classes).reshape(1, classes, classes)
     draws = rng.multinomial(count, matrix.ravel() / count, DRAWS).reshape(-1, classes, classes)
     found = {"accuracy": wilson(int(np.trace(matrix[0])), count)}
-    for name, function in _of_confusion(classes).items():
+    for name, function in of_confusion(classes).items():
         found[name] = _from_draws(function(matrix)[0], function(draws), count)
     if classes == 2:
         positive = probabilities[:, 1]
         (_, wrong), (missed, hit) = matrix[0]
         found["precision"] = wilson(int(hit), int(hit + wrong))
         found["recall"] = wilson(int(hit), int(hit + missed))
-        found["average_precision"] = _average_precision(y, positive, rng)
+        found["average_precision"] = _share(_from_influence(*average_precision(y, positive)))
         found["brier"] = mean((positive - y) ** 2)
     found["roc_auc"] = roc_auc(y, probabilities)
-    chosen = np.clip(probabilities[np.arange(count), y], np.finfo(float).eps, 1.0)
-    found["log_loss"] = mean(-np.log(chosen))
+    found["log_loss"] = mean(log_losses(y, probabilities))
     found["ece"] = _ece(y, probabilities, rng)
     return found | _custom(custom, found, y, prediction, probabilities, rng, resamples)
 
@@ -66,15 +64,9 @@ def regression(
     """Return every metric of a regressor. y, prediction: shape (n,), in the target's unit."""
     rng = np.random.default_rng(seed)
     error = np.abs(y - prediction)
-    squared, deviation = error**2, (y - y.mean()) ** 2
-    mse, variance = squared.mean(), deviation.mean()
     found = {"mae": mean(error)}
-    rmse = float(np.sqrt(mse))
-    found["rmse"] = _from_influence(rmse, (squared - mse) / (2 * rmse) if rmse else squared * 0)
-    share = mse / variance if variance else np.nan
-    found["r2"] = _from_influence(
-        float(1 - share), (share * deviation - squared) / variance if variance else squared * np.nan
-    )
+    for name in ("rmse", "r2"):
+        found[name] = _from_influence(*squared_influence(name, y, prediction))
     order = np.sort(error)
     half = Z * np.sqrt(len(y)) / 2  # the order statistics around the median
     low, high = (order[int(np.clip(len(y) / 2 + side * half, 0, len(y) - 1))] for side in (-1, 1))
@@ -101,29 +93,67 @@ def roc_auc(y: Ints, probabilities: Floats) -> Estimate:
     """Return the area under the ROC curve; for more than two classes the mean of each against the rest."""
     classes = probabilities.shape[1]
     parts = [auc_influence(y == label, probabilities[:, label]) for label in ([1] if classes == 2 else range(classes))]
-    return _from_influence(
-        float(np.mean([area for area, _ in parts])), np.mean([influence for _, influence in parts], axis=0)
-    )
+    value, influence = float(np.mean([area for area, _ in parts])), np.mean([each for _, each in parts], axis=0)
+    return _share(_from_influence(value, influence))
 
 
 def auc_influence(positive: npt.NDArray[np.bool_], score: Floats) -> tuple[float, Floats]:
     """Return the AUC and the influence of each row on it, shape (n,): DeLong's placement values, over their class's share of the rows."""
-    from scipy.stats import rankdata
-
     hits, others = int(positive.sum()), int((~positive).sum())
     if hits == 0 or others == 0:
         return float("nan"), np.full(len(score), np.nan)
-    everywhere, within = rankdata(score), np.empty(len(score))
-    within[positive], within[~positive] = rankdata(score[positive]), rankdata(score[~positive])
-    placement = np.where(positive, (everywhere - within) / others, 1 - (everywhere - within) / hits)
+    _, level = np.unique(score, return_inverse=True)
+    size, of_hits = np.bincount(level), np.bincount(level, weights=positive)
+    below, hits_above = [(part.cumsum() - part / 2)[level] for part in (size - of_hits, of_hits)]  # a tie counts half
+    placement = np.where(positive, below / others, 1 - hits_above / hits)
     area = float(placement[positive].mean())
     share = np.where(positive, hits, others) / len(score)
     return area, (placement - area) / share
 
 
+def squared_influence(name: str, y: Floats, prediction: Floats) -> tuple[float, Floats]:
+    """Return rmse or r2 and the influence of each row on it, shape (n,)."""
+    squared, deviation = (y - prediction) ** 2, (y - y.mean()) ** 2
+    mse, variance = squared.mean(), deviation.mean()
+    if name == "rmse":
+        rmse = float(np.sqrt(mse))
+        return rmse, (squared - mse) / (2 * rmse) if rmse else squared * 0
+    share = mse / variance if variance else np.nan
+    return float(1 - share), (share * deviation - squared) / variance if variance else squared * np.nan
+
+
+def log_losses(y: Ints, probabilities: Floats) -> Floats:
+    """Return the log loss of each row, shape (n,)."""
+    return np.asarray(-np.log(np.clip(probabilities[np.arange(len(y)), y], np.finfo(float).eps, 1.0)))
+
+
+def average_precision(y: Ints, score: Floats) -> tuple[float, Floats]:
+    """Return the average precision and the influence of each row on it, shape (n,); NaN for a single class.
+
+    It is the mean precision at the scores of the positives. A row moves it through its own precision, and through that of
+    every positive below or beside it.
+    """
+    positives, n = int(y.sum()), len(y)
+    if not 0 < positives < n:
+        return float("nan"), np.full(n, np.nan)
+    _, level = np.unique(-score, return_inverse=True)
+    hits, size = np.bincount(level, weights=y), np.bincount(level)
+    true, taken = hits.cumsum(), size.cumsum()  # rows at a score or above it
+    area = float((hits * true / taken).sum() / positives)
+    below = [np.cumsum((hits * part)[::-1])[::-1] for part in (1 / taken, true / taken**2)]
+    influence = y * ((true / taken)[level] - area) + y * below[0][level] - below[1][level]
+    return area, influence * n / positives
+
+
 def _from_influence(value: float, influence: Floats) -> Estimate:
     half = Z * float(influence.std()) / np.sqrt(len(influence))
     return Estimate(value, value - half, value + half, len(influence))
+
+
+def _share(estimate: Estimate) -> Estimate:
+    """Return the estimate with its interval between 0 and 1."""
+    low, high = (float(np.clip(end, 0, 1)) for end in (estimate.low, estimate.high))
+    return estimate._replace(low=low, high=high)
 
 
 def _from_draws(value: float, draws: Floats, count: int) -> Estimate:
@@ -133,7 +163,7 @@ def _from_draws(value: float, draws: Floats, count: int) -> Estimate:
     return Estimate(float(value), float(min(low, value)), float(max(high, value)), count)
 
 
-def _of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
+def of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
     """Return functions of confusion matrices, shape (r, k, k) -> (r,). Undefined shares count as 0, as in scikit-learn."""
 
     def part(numerator: Any, denominator: Any) -> Any:
@@ -165,49 +195,34 @@ def _of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
         "f1_weighted": lambda matrices: average(f1(matrices), matrices.sum(2)),
     }
     if classes == 2:
-        return common | {"f1": lambda matrices: f1(matrices)[:, 1]}
+        return common | {
+            "precision": lambda matrices: precision(matrices)[:, 1],
+            "recall": lambda matrices: recall(matrices)[:, 1],
+            "f1": lambda matrices: f1(matrices)[:, 1],
+        }
     return common | {
         "precision_macro": lambda matrices: average(precision(matrices), seen(matrices)),
         "recall_macro": lambda matrices: average(recall(matrices), seen(matrices)),
     }
 
 
-def _average_precision(y: Ints, score: Floats, rng: np.random.Generator) -> Estimate:
-    """Return the average precision; its interval is of scores cut into at most SCORE_BINS bins of equal size."""
-    if not 0 < y.sum() < len(y):
-        return Estimate(np.nan, np.nan, np.nan, len(y))
-
-    def area(hits: Any, others: Any) -> Any:
-        true, false = hits.cumsum(-1), others.cumsum(-1)
-        return (hits * true / np.maximum(true + false, 1)).sum(-1) / np.maximum(hits.sum(-1), 1)
-
-    _, level = np.unique(-score, return_inverse=True)
-    exact = area(*(np.bincount(level, weights=side) for side in (y, 1 - y)))
-    levels = level.max() + 1
-    cut = level * SCORE_BINS // levels if levels > SCORE_BINS else level
-    cells = np.bincount(cut * 2 + y, minlength=2 * (cut.max() + 1))
-    draws = rng.multinomial(len(y), cells / len(y), DRAWS // 5).reshape(DRAWS // 5, -1, 2)
-    shift = exact - area(cells[1::2], cells[::2])  # what binning alone does
-    return _from_draws(float(exact), area(draws[..., 1], draws[..., 0]) + shift, len(y))
-
-
-def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
-    """Return the expected calibration error over CALIBRATION_BINS bins of equal width: of the positive label, or of the most probable one."""
+def calibration_cells(y: Ints, probabilities: Floats) -> tuple[Ints, Floats]:
+    """Return, per row, its calibration bin, of equal width, and what it adds to the bin's gap: 1 if it is of the label, less the label's probability. Of the positive label, or of the most probable one."""
     binary = probabilities.shape[1] == 2
     score = probabilities[:, 1] if binary else probabilities.max(axis=1)
     hit = y == 1 if binary else y == probabilities.argmax(axis=1)
-    place = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    cell = place * 2 + hit
+    return np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1), hit - score
+
+
+def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
+    """Return the expected calibration error over CALIBRATION_BINS bins; its interval from draws of rows per bin and outcome."""
+    place, gap = calibration_cells(y, probabilities)
+    cell = place * 2 + (gap > 0)
     counts = np.bincount(cell, minlength=2 * CALIBRATION_BINS)
-    average = np.bincount(cell, weights=score, minlength=2 * CALIBRATION_BINS) / np.maximum(counts, 1)
+    average = np.bincount(cell, weights=gap, minlength=2 * CALIBRATION_BINS) / np.maximum(counts, 1)
 
     def error(cells: Any) -> Any:
-        gap = (
-            (cells * (np.arange(2 * CALIBRATION_BINS) % 2 - average))
-            .reshape(*cells.shape[:-1], CALIBRATION_BINS, 2)
-            .sum(-1)
-        )
-        return np.abs(gap).sum(-1) / len(y)
+        return np.abs((cells * average).reshape(*cells.shape[:-1], CALIBRATION_BINS, 2).sum(-1)).sum(-1) / len(y)
 
     return _from_draws(float(error(counts)), error(rng.multinomial(len(y), counts / len(y), DRAWS)), len(y))
 

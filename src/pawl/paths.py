@@ -21,7 +21,9 @@ SLICES = Path("reports/slices.json")
 PREDICTIONS = Path("reports/predictions.parquet")
 HISTORY = Path("reports/history.csv")  # the learning curves
 PLOTS = Path("reports/plots")
-REPORT = Path("reports/report.json")  # and report.md beside it
+REPORT = Path("reports/report.json")  # and report.md, report.html beside it
+ANSWERS = Path("reports/candidate.answers")  # by which the report can be judged again
+BASE_ANSWERS = Path("reports/baseline.answers")  # where the baseline was trained here
 
 LOCKFILE = Path("dvc.lock")
 STORE = Path("mlflow.db")  # the embedded tracking store, and what it keeps

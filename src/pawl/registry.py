@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pawl.problem import Problem
@@ -73,3 +74,16 @@ def champion(client: Any, name: str) -> str | None:
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise
+
+
+def download(client: Any, name: str, version: str, folder: Path) -> Path:
+    """Return where the bundle of a version now lies; raise Problem if it cannot be had."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_model_version(name, version).run_id
+        return Path(client.download_artifacts(run, "bundle", str(folder)))
+    except (MlflowException, OSError) as error:
+        raise Problem(
+            f"the bundle of version {version} cannot be had: {error}", name, "`make ui` lists the versions"
+        ) from error

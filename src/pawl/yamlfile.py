@@ -27,6 +27,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from error
     except UnicodeDecodeError as error:
         raise Problem(f"{path} is not UTF-8: {error.reason} at byte {error.start}", path, "save it as UTF-8") from error
+    except ValueError as error:
+        raise Problem(f"a date that there is not: {error}", path, "put a date in quotes, and correct it") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -55,6 +57,10 @@ def _keys(node: Any, prefix: Key) -> Iterator[tuple[Key, int]]:
             key = (*prefix, str(name.value))
             yield key, name.start_mark.line + 1
             yield from _keys(value, key)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield (*prefix, str(number)), value.start_mark.line + 1
+            yield from _keys(value, (*prefix, str(number)))
 
 
 def line_of(lines: Mapping[Key, int], key: Key) -> int:

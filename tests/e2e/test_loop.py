@@ -121,7 +121,7 @@ def opened(github):
 
 @pytest.fixture(scope="module")
 def pushed(github, opened):
-    github.branch("fewer-leaves", "Fewer trees", **{"train.params.n_estimators": 100})
+    github.branch("fewer-leaves", "Larger leaves", **{"train.params.min_child_samples": 60})
     return github.play("pull_request")
 
 
@@ -132,7 +132,15 @@ def released(github, pushed):
 
 
 @pytest.fixture(scope="module")
-def broken(github, released, tmp_path_factory):
+def next_one(github, released):
+    github.branch("more-leaves", "More leaves", **{"train.params.num_leaves": 9})
+    played = github.play("pull_request")
+    github.project.call("git", "checkout", "--quiet", "main")
+    return played
+
+
+@pytest.fixture(scope="module")
+def broken(github, next_one, tmp_path_factory):
     before = champion(github, tmp_path_factory.mktemp("registry") / "before")
     github.branch("one-tree", "One tree", **{"train.params.n_estimators": 1, "train.params.num_leaves": 2})
     github.merge("one-tree")
@@ -145,11 +153,11 @@ def test_a_pull_request_gets_one_comment_with_what_it_does_to_the_model(opened):
     (comment,) = opened.comments
 
     assert comment["user"] == "github-actions[bot]"
-    assert "4 of 4 gates pass" in comment["body"]
-    assert "| ✅ | roc_auc ↑ |" in comment["body"]
-    assert "the same for both" in comment["body"]
+    assert "gates pass" in comment["body"]
+    assert "| roc_auc ↑ |" in comment["body"]
+    assert "trained anew beside it" in comment["body"]
     assert "| `train.params.num_leaves` | `15` | `7` |" in comment["body"]
-    assert "4 of 4 gates pass" in opened.summaries["model"]
+    assert "gates pass" in opened.summaries["model"]
 
 
 def test_the_next_push_renews_the_comment(opened, pushed):
@@ -157,7 +165,7 @@ def test_the_next_push_renews_the_comment(opened, pushed):
 
     assert comment["id"] == before["id"]
     assert comment["body"] != before["body"]
-    assert "| `train.params.n_estimators` | `1000` | `100` |" in comment["body"]
+    assert "| `train.params.min_child_samples` | `40` | `60` |" in comment["body"]
 
 
 def test_a_fork_gets_the_same_comment(github, pushed):
@@ -185,10 +193,21 @@ def test_a_merge_is_trained_gated_registered_built_deployed_asked_and_promoted(g
     assert f"{github.registry}/{github.name}@sha256:" in tags["pawl.image"]
 
 
+def test_the_next_pull_request_is_compared_with_what_the_release_wrote_into_the_ledger(next_one):
+    (comment,) = [each for each in next_one.comments if "`train.params.num_leaves`" in each["body"]][-1:]
+
+    assert next_one.runs["report"]["conclusion"] == "success"
+    assert "trained anew" not in comment["body"]
+    assert "against main" in comment["body"]
+    assert "champion, version 1" in comment["body"]
+    assert "training the model of" not in next_one.log
+
+
 def test_a_merge_that_breaks_a_floor_promotes_nothing_and_deploys_nothing(github, broken, tmp_path):
     before, played = broken
 
-    assert jobs(played.runs["release"]) == {"train": "failure", "image": "skipped", "deploy": "skipped"}
+    done = {"train": "failure", "baseline": "success", "image": "skipped", "deploy": "skipped", "champion": "skipped"}
+    assert jobs(played.runs["release"]) == done
     assert "❌ Blocked: roc_auc is" in played.summaries["train"]
     assert champion(github, tmp_path / "registry") == before
 
@@ -210,4 +229,4 @@ def test_fresh_data_make_one_pull_request(github, broken):
     ]
     assert [len(each) for each in proposals] == [1, 1]
     assert "Renewed pull request" in second.summaries["retrain"]
-    assert "not comparable" in proposals[1][0]["body"]
+    assert "against main" in proposals[1][0]["body"]

@@ -1,15 +1,27 @@
-"""As much of GitHub as the scripts talk to: a server on loopback that keeps pull requests and comments."""
+"""As much of GitHub as the scripts talk to: a server on loopback that keeps pull requests and comments. And models that nobody trained."""
 
 import json
 import logging
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
+import numpy as np
 import pytest
+
+from pawl import answers, ledger
+from pawl.answers import Answers
+from pawl.gate import compare
+from pawl.gate.rules import SIZE, Gates
+from pawl.gate.verdict import State
+from pawl.ledger import Entry
+from pawl.report import Model, Other, Report, assess
+from pawl.report.assess import Known
 
 BOT = "github-actions[bot]"
 
@@ -106,7 +118,7 @@ class Hub:
         request.end_headers()
         request.wfile.write(body)
 
-    def route(self, method: str, path: str, query: dict[str, str], sent: dict[str, Any]) -> tuple[int, Any, str]:  # noqa: PLR0911 - a list of routes
+    def route(self, method: str, path: str, query: dict[str, str], sent: dict[str, Any]) -> tuple[int, Any, str]:
         here = f"/repos/{self.name}"
         if (method, path) == ("GET", f"{here}/pulls"):
             head = query.get("head", "")  # without an owner GitHub takes no notice of it
@@ -147,9 +159,10 @@ class Hub:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    import github  # noqa: F401 - its import adds a handler that writes to the standard error of whichever test came first
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    import github  # its import adds a handler that writes to the standard error of whichever test came first
 
+    monkeypatch.setattr(github.Requester.Requester, "_Requester__deferRequest", lambda *_: None)  # a second per write
     logging.getLogger("github").handlers.clear()
     made = Hub()
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -158,3 +171,49 @@ def hub() -> Iterator[Hub]:
     made.server.shutdown()
     made.server.server_close()
     thread.join()
+
+
+class Craft:
+    """Answers, reports and entries of models that nobody trained."""
+
+    digest = f"sha256:{'1' * 64}"
+
+    def answers(self, noise: float = 0.0, n: int = 400, seed: int = 0) -> Answers:
+        """Return what a calibrated model answered; the more noise, the worse it is."""
+        rng = np.random.default_rng(seed)
+        p = rng.beta(0.3, 0.6, n).clip(0.001, 0.999)
+        y = (rng.random(n) < p).astype(int)
+        score = np.float32(1 / (1 + np.exp(noise * rng.normal(size=n) - np.log(p / (1 - p))))).astype(float)
+        rows = np.sort(rng.integers(1, 2**63, n).astype(np.uint64))
+        sex = (("sex=Female", "sex=Male"), rng.integers(0, 2, n))
+        chosen = (score >= 0.5).astype(int)
+        return Answers("binary", ("<=50K", ">50K"), rows, y, chosen, answers.pair(score), None, {"sex": sex}, n)
+
+    def report(
+        self,
+        mine: Answers,
+        gates: Gates | None = None,
+        *,
+        commit: str = "c" * 40,
+        other: Other | None = None,
+        theirs: Answers | None = None,
+        state: State = "first",
+    ) -> Report:
+        """Return the report of a model that answered this."""
+        gates = gates or Gates(version=1, metrics={})
+        model = Model(commit, compare.facts(mine, gates, size=100_000.0, resamples=20), self.digest, mine.digest)
+        base = Known(other, theirs, 100_000.0) if other else None
+        today = datetime.now(UTC).date()
+        return assess.assess(assess.empty(model), gates, mine, base, None, [], state, "", today)
+
+    def entry(self, commit: str, theirs: Answers, **more: Any) -> dict[str, bytes]:
+        """Return the files of an entry, as a release that was allowed writes them."""
+        facts = compare.facts(theirs, Gates(version=1, metrics={}), size=100_000.0, resamples=20)
+        assert SIZE in facts.metrics
+        made = Entry(1, commit, "pass", True, "2026-01-01T00:00:00Z", self.digest, theirs.digest, facts, {})  # noqa: FBT003 - allowed
+        return ledger.write_entry(msgspec.structs.replace(made, **more), {ledger.ANSWERS: answers.dump(theirs)})
+
+
+@pytest.fixture(scope="session")
+def craft() -> Craft:
+    return Craft()

@@ -1,27 +1,39 @@
 """`python -m scripts.comment`, asked in this process, against a GitHub on loopback."""
 
 import json
-import shutil
-from pathlib import Path
+import os
+import re
+import subprocess
 
+import msgspec
 import pytest
 
-from pawl import report
-from pawl.report import Change, Measured, Report, Value
+from pawl import answers, ledger, report
+from pawl.gate import rules
+from pawl.gate.verdict import Facts
+from pawl.ledger import Ledger
+from pawl.parts import Value
+from pawl.report import Change, Changes, File, Other
 from scripts import comment
 
-ROOT = Path(__file__).parents[2]
 HEAD, MERGE, BASE = "a" * 40, "c" * 40, "b" * 40
 BOT = "github-actions[bot]"
 TOKEN = "ghs_secret"
-GOOD = {"roc_auc": 0.9, "accuracy": 0.85, "log_loss": 0.3, "ece": 0.02}
+GATES = """version: 1
+metrics:
+  roc_auc: {direction: higher, floor: 0.80, max_regression: 0.005}
+  accuracy: {direction: higher, floor: 0.75}
+slices:
+  - {by: [sex], min_rows: 100, metrics: {roc_auc: {direction: higher, floor: 0.7}}}
+"""
+PASSED = "### ✅ roc_auc is 0.9"
 
 
 class Run:
     """A finished run of the workflow Pull request, and what main's code does with what it left."""
 
-    def __init__(self, folder, hub):
-        self.folder, self.hub = folder, hub
+    def __init__(self, folder, hub, craft):
+        self.folder, self.hub, self.craft = folder, hub, craft
         self.report, self.summary = folder / "artifact/report.json", folder / "summary.md"
         self.report.parent.mkdir()
         self.environ = {
@@ -41,23 +53,62 @@ class Run:
         }
         self.write()
 
-    def write(self, why="", params=(), **values):
-        metrics = {name: Value(value, value - 0.01, value + 0.01, 500) for name, value in (GOOD | values).items()}
-        found = Report(
-            1, Measured(MERGE, metrics, None, "1" * 64), Measured(BASE, metrics, None, "1" * 64), "rebuilt", why, params
-        )
-        self.report.write_bytes(report.dump(found))
+    def write(self, noise=0.0, theirs=0.02, how="rebuilt", **fields):
+        """Leave what a run leaves that has trained main's model beside its own; fields replace what its report says."""
+        mine, base = (self.craft.answers(each) for each in (noise, theirs))
+        gates = rules.load(self.folder / "gates.yaml")
+        other = Other(BASE, "main", how, Facts({"model_bytes": Value(100_000.0, None, None, 0)}))
+        found = self.craft.report(mine, gates, commit=MERGE, other=other, theirs=base, state="compared")
+        self.report.write_bytes(report.dump(msgspec.structs.replace(found, **fields)))
+        for name, each in (("candidate", mine), ("baseline", base)):
+            (self.report.parent / f"{name}.answers").write_bytes(answers.dump(each))
+
+    def claim(self, **fields):
+        """Replace what the run's report says, and leave what its model answered."""
+        found = report.load(self.report.read_bytes(), "report.json")
+        self.report.write_bytes(report.dump(msgspec.structs.replace(found, **fields)))
+
+    @property
+    def claimed(self):
+        return report.load(self.report.read_bytes(), "report.json")
+
+    def git(self, *words):
+        return subprocess.run(
+            ["git", *words], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def release(self, noise=0.0, **fields):
+        """Let main have one commit more, and its ledger that commit's model; return the commit."""
+        self.git("commit", "--quiet", "--allow-empty", "--message", "a release")
+        commit = self.git("rev-parse", "HEAD")
+        Ledger(self.folder).write(self.craft.entry(commit, self.craft.answers(noise), **fields), "an entry")
+        return commit
 
     def comment(self, **event):
         (self.folder / "event.json").write_text(json.dumps({"workflow_run": self.event | event}))
         return comment.main(["--report", str(self.report)], self.environ)
 
+    def told(self, **event):
+        """Return the comment that this run gets, without its mark."""
+        assert self.comment(**event) == 0
+        return self.hub.bodies(5)[-1].partition("\n")[2]
+
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, hub):
-    shutil.copy2(ROOT / "tests/sample/gates.yaml", tmp_path)
+def run(tmp_path, monkeypatch, hub, craft):
+    for name in [name for name in os.environ if name.startswith(("GIT_", "PAWL_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    for role in ("AUTHOR", "COMMITTER"):
+        for key in ("NAME", "EMAIL"):
+            monkeypatch.setenv(f"GIT_{role}_{key}", "tester@example.org")
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    (tmp_path / "gates.yaml").write_text(GATES)
     monkeypatch.chdir(tmp_path)
-    return Run(tmp_path, hub)
+    made = Run(tmp_path, hub, craft)
+    made.git("init", "--quiet", "--initial-branch=main")
+    made.git("commit", "--quiet", "--allow-empty", "--message", "start")
+    return made
 
 
 @pytest.fixture
@@ -74,8 +125,9 @@ def test_the_first_run_writes_the_comment(run, hub, pull, capsys):
 
     [body] = hub.bodies(5)
     assert code == 0
-    assert body.startswith("<!-- pawl:report run=7 -->\n### ✅ 4 of 4 gates pass; roc_auc is 0.900")
-    assert "`aaaaaaa` against main `bbbbbbb`" in body  # not the merge, which nobody has seen
+    assert body.startswith(f"<!-- pawl:report run=7 -->\n{PASSED}")
+    assert "`aaaaaaa`, 400 test rows · against main bbbbbbb" in body  # not the merge, which nobody has seen
+    assert "`ccccccc`" not in body
     assert "git fetch origin pull/5/merge && git checkout FETCH_HEAD" in body
     assert "[run](https://github.example/run/1)" in body
     assert "a forecast" in body
@@ -103,12 +155,12 @@ def test_a_later_run_renews_the_comment(run, hub, pull, capsys):
 
 def test_the_same_run_again_renews_the_comment(run, hub, pull):
     run.comment()
-    run.write(roc_auc=0.95)
+    run.write(noise=6.0)
 
     run.comment()
 
     [body] = hub.bodies(5)
-    assert "roc_auc is 0.950" in body
+    assert "❌ Blocked: roc_auc is 0.6" in body
 
 
 def test_the_comment_is_found_behind_a_hundred_others(run, hub, pull):
@@ -253,7 +305,7 @@ def test_a_run_that_left_no_report_is_said(run, hub, pull):
 
 
 REFUSED = {
-    "too large": b" " * 300_000,
+    "too large": b" " * 2_000_001,
     "no JSON": b"PK\x03\x04",
     "an unknown field": b'{"version": 1, "html": "<b>"}',
     "an unknown field with a mention in its name": b'{"version": 1, "` @octocat <img src=x>": 1}',
@@ -278,26 +330,29 @@ def test_a_report_that_is_none_is_said_to_be_refused(run, hub, pull, content):
     assert "<img" not in outside
 
 
-@pytest.mark.parametrize(
-    "place", [{"low": -1.7e308, "high": 1.7e308}, {"low": 0.0, "high": 5e-324}], ids=["wide", "narrow"]
-)
-def test_numbers_that_no_metric_has_are_a_comment_too(run, hub, pull, place):
-    found = json.loads(run.report.read_text())
-    found["candidate"]["metrics"]["roc_auc"] |= place
-    run.report.write_text(json.dumps(found))
+@pytest.mark.parametrize("size", [None, -1.0, 5e-324, 1.7e308])
+@pytest.mark.parametrize("place", [(-1.7e308, 1.7e308), (0.0, 5e-324)], ids=["wide", "narrow"])
+def test_numbers_that_no_metric_has_are_a_comment_too(run, hub, pull, place, size):
+    odd = {"roc_auc": Value(0.5, *place, 400), "model_bytes": Value(size, None, None, 0)}
+    facts = msgspec.structs.replace(run.claimed.candidate.facts, metrics=odd)
+    run.claim(
+        candidate=msgspec.structs.replace(run.claimed.candidate, facts=facts),
+        baseline=Other(BASE, "main", "committed", Facts(odd)),
+    )
 
     assert run.comment() == 0
     assert len(hub.bodies(5)) == 1
 
 
 def test_a_failed_gate_is_the_headline_and_the_run_is_said_to_have_failed(run, hub, pull):
-    run.write(roc_auc=0.5)
+    run.write(noise=6.0)
 
     code = run.comment(conclusion="failure")
 
     [body] = hub.bodies(5)
     assert code == 0  # the comment is there; the run itself is red
-    assert "### ❌ Blocked: roc_auc is 0.5, below its floor 0.88 (1 of 4 gates fails)." in body
+    assert "### ❌ Blocked: roc_auc is 0.6" in body
+    assert ", below its floor 0.8; " in body
     assert "⚠ The run ended as failure: [see its jobs](https://github.example/run/1)." in body
 
 
@@ -306,7 +361,7 @@ def test_a_report_of_a_run_that_failed_elsewhere_is_shown_with_that(run, hub, pu
 
     [body] = hub.bodies(5)
     assert "⚠ The run ended as timed_out" in body
-    assert "✅ 4 of 4 gates pass" in body
+    assert PASSED in body
 
 
 def test_a_run_that_succeeded_is_not_said_to_have_ended(run, hub, pull):
@@ -321,12 +376,13 @@ def test_the_gates_are_those_of_main(run, hub, pull):
 
     run.comment()
 
-    assert "❌ Blocked: roc_auc is 0.9, below its floor 0.99" in hub.bodies(5)[0]
+    assert "### ❌ Blocked: roc_auc is 0.9" in hub.bodies(5)[0]
+    assert ", below its floor 0.99" in hub.bodies(5)[0]
 
 
 def test_a_parameter_with_the_mark_does_not_become_the_mark(run, hub, pull):
     text = marked(999_999)
-    run.write(why=text, params=(Change(text, text, text),))
+    run.claim(why=text, changes=Changes(params=(Change(text, text, text),)))
     run.comment()
 
     run.comment(run_number=8)
@@ -336,10 +392,186 @@ def test_a_parameter_with_the_mark_does_not_become_the_mark(run, hub, pull):
 
 
 def test_the_longest_report_is_a_comment_that_github_takes(run, hub, pull):
-    run.write(why="|" * 300, params=tuple(Change("|" * 300, "|" * 300, "|" * 300) for _ in range(250)))
+    many = tuple(Change("|" * 300, "|" * 300, "|" * 300) for _ in range(500))
+    run.claim(why="|" * 300, changes=Changes(params=many, gates=many, schema=many))
 
     assert run.comment() == 0
     assert len(hub.bodies(5)) == 1
+
+
+def test_what_a_model_answered_is_measured_here_whatever_its_run_says_of_it(run, pull):
+    run.write(noise=6.0)
+    run.release(noise=6.0)
+    lie = {name: Value(0.999, 0.998, 1.0, 100_000) for name in ("roc_auc", "accuracy")}
+    model = msgspec.structs.replace(run.claimed.candidate, facts=Facts(lie), rows="9" * 64)
+    run.claim(candidate=model, verdict="pass", allowed=True, judged=(), comparisons=())
+
+    said = run.told()
+
+    assert said.startswith("### ❌ Blocked: roc_auc is 0.6")
+    assert "0.999" not in said
+    assert ", 400 test rows" in said
+
+
+BETTER = {
+    "it says that it compared with a worse commit of main": {"worse": True},
+    "it says that it compared with a commit that main has not": {"baseline": Other(BASE, "main", "ledger", Facts({}))},
+    "it says that it trained main's model, and what that answered": {"baseline": Other(BASE, "main", "rebuilt", Facts({}))},
+    "it says that main has numbers alone": {"baseline": Other(BASE, "main", "committed", Facts({})), "state": "incomparable"},
+    "it says that main had none": {"baseline": None, "state": "first", "why": "this is the first commit"},
+    "it says nothing of main": {"baseline": None, "state": "compared"},
+    "it says that it cannot be compared": {"baseline": None, "state": "incomparable"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", BETTER.values(), ids=BETTER)
+def test_the_baseline_is_main_s_newest_whatever_the_run_says_that_it_compared_with(run, pull, lie):
+    run.write(noise=0.8, theirs=3.0)
+    worse = run.release(noise=1.5)
+    best = run.release(noise=0.0)
+    if "worse" in lie:
+        lie = {"baseline": Other(worse, "main", "ledger", Facts({}))}
+    run.claim(verdict="pass", allowed=True, judged=(), comparisons=(), **lie)
+
+    said = run.told()
+
+    assert said.startswith("### ❌ Blocked: roc_auc fell by 0.0")
+    assert f"· against main {best[:7]} on the 400 test rows of both" in said
+    assert "what the run says it answered" not in said
+
+
+NOT_RELEASED = {
+    "it says that main had none": {"baseline": None, "state": "first"},
+    "it says that it compared with what the ledger has": {"baseline": Other(BASE, "main", "ledger", Facts({})), "state": "compared"},
+    "it says that main has numbers alone": {"baseline": Other(BASE, "main", "committed", Facts({})), "state": "first"},
+    "it says that it trained nothing": {"baseline": None, "state": "incomparable"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", NOT_RELEASED.values(), ids=NOT_RELEASED)
+def test_where_main_s_ledger_has_nothing_that_passed_only_a_model_that_was_trained_beside_it_compares(run, pull, lie):
+    run.release(verdict="fail", allowed=False)
+    run.claim(verdict="pass", allowed=True, judged=(), comparisons=(), **lie)
+
+    assert run.told().startswith("### ⚠ Blocked: the baseline is lost: main's ledger has 1 commits, none ")
+
+
+def test_before_main_has_a_ledger_numbers_alone_compare_nothing(run, pull):
+    run.claim(baseline=Other(BASE, "main", "committed", Facts({})), state="first", verdict="pass", allowed=True)
+
+    assert run.told().startswith("### ⚠ Blocked: not comparable")
+
+
+@pytest.mark.parametrize("state", ["compared", "first", "incomparable", "lost"])
+@pytest.mark.parametrize("released", [False, True], ids=["there is no ledger", "the ledger's commit did not pass"])
+def test_what_main_s_model_answered_is_taken_from_the_run_where_main_does_not_know(run, pull, released, state):
+    if released:
+        run.release(verdict="fail", allowed=False)
+    run.write(noise=0.8, theirs=0.0)
+    run.claim(state=state, verdict="pass", allowed=True)
+
+    said = run.told()
+
+    assert said.startswith("### ❌ Blocked: roc_auc fell by 0.0")
+    assert "· against main bbbbbbb, trained anew beside it on the 400 test rows of both" in said
+    assert "of main's model, too, what the run says it answered" in said
+
+
+def test_rows_that_main_s_model_has_trained_on_stay_left_out(run, pull, craft):
+    run.write()
+    theirs = craft.answers().take(slice(100, None))
+    (run.report.parent / "baseline.answers").write_bytes(answers.dump(theirs))
+    run.claim(baseline=msgspec.structs.replace(run.claimed.baseline, left_out=100))
+
+    assert "on the 300 test rows of both, 100 rows that it has trained on left out" in run.told()
+
+
+def test_many_small_losses_are_measured_against_the_best_that_main_had(run, pull):
+    (run.folder / "gates.yaml").write_text(
+        "version: 1\nmetrics: {log_loss: {direction: lower, ceiling: 9, max_regression: 0.03}}\n"
+    )
+    best = run.release(noise=0.0)
+    run.release(noise=0.75)
+    run.write(noise=0.8)
+
+    assert f" against the best of main ({best[:7]})" in run.told().splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["entry.json", "answers"])
+@pytest.mark.parametrize("which", ["HEAD", "HEAD^"], ids=["the baseline", "an older commit"])
+def test_a_ledger_that_cannot_be_trusted_is_an_error_whatever_the_run_says(run, pull, name, which):
+    run.release(noise=0.0)
+    run.release(noise=0.5)
+    run.write(noise=0.6)
+    commit = run.git("rev-parse", which)
+    Ledger(run.folder).write({f"baselines/{commit}/{name}": b"damage"}, "damage")
+
+    assert run.told().startswith(f"### ⚠ Blocked: the baseline is lost: the ledger's entry of {commit[:7]} cannot be ")
+
+
+def test_what_is_served_is_what_main_s_ledger_says(run, pull):
+    commit = run.release()
+    Ledger(run.folder).write({ledger.CHAMPION: json.dumps({"commit": commit, "version": "3", "digest": ""}).encode()}, "")  # fmt: skip
+    run.claim(champion=Other(BASE, "champion, version 9", "registry", Facts({})), champion_why="")
+
+    said = run.told()
+
+    assert f"; champion, version 3 {commit[:7]} on the" in said
+    assert "version 9" not in said
+
+
+def broken(content):
+    return lambda file: file.write_bytes(content)
+
+
+NONE = {
+    "missing": lambda file: file.unlink(),
+    "empty": broken(b""),
+    "corrupt": broken(b"PK\x03\x04"),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:-20]),
+    "too large": broken(b" " * (answers.MAX_BYTES + 1)),
+}
+
+
+@pytest.mark.parametrize("name", ["candidate", "baseline"])
+@pytest.mark.parametrize("spoil", NONE.values(), ids=NONE)
+def test_without_what_the_models_answered_there_are_no_numbers(run, pull, spoil, name):
+    spoil(run.report.parent / f"{name}.answers")
+
+    said = run.told()
+
+    assert said.startswith("### ⚠ No numbers: the run")
+    assert "0.9" not in said
+    assert "✅" not in said
+
+
+HOSTILE = (
+    "`</details><img src=x onerror=alert(1)> @octocat #1 ![a](https://evil.example/x) [b](javascript:c) `d` | e\n\n# f"
+)
+
+
+def test_hostile_text_in_every_claimed_field_stays_inert(run, pull, craft):
+    """What a stranger may write stands in a code span, or with every mark in it disarmed."""
+    changed = tuple(Change(HOSTILE, HOSTILE, HOSTILE) for _ in range(3))
+    found = run.claimed
+    mine = craft.answers()._replace(slices={HOSTILE: ((HOSTILE, f"{HOSTILE}=x"), craft.answers().slices["sex"][1])})
+    (run.report.parent / "candidate.answers").write_bytes(answers.dump(mine))
+    judged = tuple(msgspec.structs.replace(each, rule=HOSTILE, slice=HOSTILE, reason=HOSTILE, waived=HOSTILE) for each in found.judged)  # fmt: skip
+    run.claim(
+        judged=judged, why=HOSTILE, champion_why=HOSTILE, importances=((HOSTILE, 0.5),), state="incomparable",
+        baseline=Other(BASE, HOSTILE, "committed", found.baseline.facts),
+        champion=Other(BASE, HOSTILE, "ledger", found.baseline.facts),
+        changes=Changes(changed, changed, changed, changed, (File(HOSTILE, 1, 1),)),
+    )  # fmt: skip
+    (run.folder / "gates.yaml").write_text(GATES.replace("[sex]", json.dumps([HOSTILE])))
+
+    said = run.told()
+
+    plain = re.sub(r"`[^`\n]*`", "", "".join(said.split("```")[::2]))
+    plain = re.sub(r"\\.", "", plain)  # what a backslash has disarmed
+    assert "octocat" in said
+    for sign in ("<img", "</details><img", "@octocat", "](javascript", "](https://evil", "\n# f", " #1"):
+        assert sign not in plain, sign
 
 
 TROUBLE = {

@@ -7,15 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pawl import report
-from pawl.report import Measured, Report, Value
+from pawl.gate import rules
 from scripts import retrain
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "ghs_0123456789secret"
 ENCODED = "eC1hY2Nlc3MtdG9rZW46Z2hzXzAxMjM0NTY3ODlzZWNyZXQ="  # x-access-token:TOKEN in base64
+RULES = "version: 1\nmetrics: {roc_auc: {direction: higher, floor: 0.8, max_regression: 0.01}}\n"
 LOCK = "schema: '2.0'\nstages:\n  train:\n    cmd: train\n    outs:\n    - path: models/bundle\n      md5: {}.dir\n"
 # Notes its words, then does what git does.
 NOTING = """#!{python}
@@ -29,14 +31,15 @@ os.execv({git!r}, ["git", *sys.argv[1:]])
 class Checkout:
     """main as a runner has it, after a run that trained another model."""
 
-    def __init__(self, folder, hub, capture):
+    def __init__(self, folder, hub, craft, capture):
+        self.craft = craft
         self.path, self.hub, self.capture, self.notes = folder / "checkout", hub, capture, folder / "notes.jsonl"
         self.remote = folder / "served" / hub.name
         self.path.mkdir()
         self.git("init", "--quiet", "--bare", str(self.remote))
         self.git("init", "--quiet", "--initial-branch=main")
-        for name in ("gates.yaml", ".gitignore"):
-            shutil.copy2(ROOT / name, self.path)
+        shutil.copy2(ROOT / ".gitignore", self.path)
+        self.write("gates.yaml", RULES)
         self.write("dvc.lock", LOCK.format("a" * 32))
         self.write("reports/metrics.json", "{}\n")
         self.write("params.yaml", "a: 1\n")
@@ -60,14 +63,12 @@ class Checkout:
             ["git", *words], cwd=where or self.path, env=os.environ | identity, check=True, capture_output=True, text=True
         ).stdout.strip()  # fmt: skip
 
-    def train(self, letter="b", roc_auc=0.9):
-        """Leave what a run and its report leave."""
+    def train(self, letter="b", noise=0.0, **fields):
+        """Leave what a run and its report leave; fields replace what the report says."""
         self.write("dvc.lock", LOCK.format(letter * 32))
-        self.write("reports/metrics.json", json.dumps({"test": {"roc_auc": roc_auc}}))
-        values = {"roc_auc": roc_auc, "accuracy": 0.85, "log_loss": 0.3, "ece": 0.02}
-        metrics = {name: Value(value, value - 0.01, value + 0.01, 500) for name, value in values.items()}
-        found = Report(1, Measured("c" * 40, metrics), None, "none")
-        self.write("reports/report.json", report.dump(found).decode())
+        self.write("reports/metrics.json", json.dumps({"test": {"noise": noise}}))
+        found = self.craft.report(self.craft.answers(noise), rules.load(self.path / "gates.yaml"))
+        self.write("reports/report.json", report.dump(msgspec.structs.replace(found, **fields)).decode())
         self.write("reports/report.md", f"the report of {letter}\n")
 
     def retrain(self, **environ):
@@ -93,22 +94,22 @@ class Checkout:
 
 
 @pytest.fixture
-def checkout(tmp_path, hub, monkeypatch, capsys):
+def checkout(tmp_path, hub, craft, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith(("GIT_", "GITHUB_", "GH_"))]:
         monkeypatch.delenv(name)
     for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
         monkeypatch.setenv(name, os.devnull)
-    made = Checkout(tmp_path, hub, capsys)
+    made = Checkout(tmp_path, hub, craft, capsys)
     monkeypatch.setenv("PATH", f"{made.wrapper.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(made.path)
     return made
 
 
-TITLE = "Retrain: ✅ 4 of 4 gates pass; roc_auc is 0.900."
+TITLE = "Retrain: ✅ roc_auc is 0.935, without a baseline; 1 of 1 gates pass."
 
 
 def test_the_model_that_dvc_lock_names_is_not_proposed(checkout, hub):
-    checkout.train(letter="a", roc_auc=0.95)  # other numbers, the same model
+    checkout.train(letter="a", noise=0.5)  # other numbers, the same model
 
     code, out, _err = checkout.retrain()
 
@@ -156,7 +157,7 @@ def test_the_pull_request_that_is_open_is_renewed(checkout, hub, tmp_path):
     checkout.retrain()
     first = checkout.pushed()
     checkout.git("reset", "--quiet", "--hard", checkout.start)  # the next schedule checks main out again
-    checkout.train("d", 0.95)
+    checkout.train("d", 0.5)
 
     _code, out, _err = checkout.retrain()
 
@@ -164,18 +165,31 @@ def test_the_pull_request_that_is_open_is_renewed(checkout, hub, tmp_path):
     assert [pull["number"] for pull in hub.pulls] == [3, 4]
     assert hub.pulls[0]["title"] == "a title"
     assert hub.pulls[1]["body"] == "the report of d\n"
-    assert "roc_auc is 0.950" in hub.pulls[1]["title"]
+    assert "roc_auc is 0.926" in hub.pulls[1]["title"]
     assert checkout.pushed() != first
     assert checkout.git("rev-parse", "retrain^", where=checkout.remote) == checkout.start  # nothing of the earlier one
 
 
-def test_a_model_that_fails_a_gate_is_proposed_as_blocked(checkout, hub):
-    checkout.train(roc_auc=0.5)
+BLOCKED = {
+    "fail": ({"noise": 6.0}, "Retrain: ❌ Blocked: roc_auc is 0.662, below its floor 0.8"),
+    "error": ({"verdict": "error", "allowed": False, "state": "lost", "why": "the ledger is gone"}, "Retrain: ⚠ Blocked: the baseline is lost: the ledger is gone"),
+    "inconclusive": ({"verdict": "inconclusive", "allowed": False}, "Retrain: 🟡 Blocked: roc_auc: it may be chance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("trained", "title"), BLOCKED.values(), ids=BLOCKED)
+def test_a_model_that_may_not_ship_is_proposed_as_blocked(checkout, hub, trained, title):
+    checkout.train(**trained)
+    if "verdict" in trained:
+        found = report.load((checkout.path / "reports/report.json").read_bytes(), "")
+        reason = "the baseline is lost" if trained["verdict"] == "error" else "it may be chance"
+        judged = msgspec.structs.replace(found.judged[0], verdict=trained["verdict"], reason=reason)
+        checkout.train(**trained, judged=(judged,))
 
     code, _out, _err = checkout.retrain()
 
     assert code == 0
-    assert hub.pulls[0]["title"].startswith("Retrain: ❌ Blocked: roc_auc is 0.5, below its floor 0.88")
+    assert hub.pulls[0]["title"].startswith(title)
 
 
 def test_the_token_is_in_no_configuration_and_among_no_words(checkout):

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import urllib.request
 
+import msgspec
 import pytest
 import yaml
 
-from pawl import tracking
+from pawl import report, tracking
 from scripts import track
 
 LENIENT, STRICT = (
@@ -97,9 +98,9 @@ class Registry:
         del manifest["digest"]
         digest = "sha256:" + hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         path.write_text(json.dumps(manifest | {"digest": digest}))
-        report = json.loads((self.project.path / "reports/report.json").read_text())
-        report["candidate"]["digest"] = digest
-        (self.project.path / "reports/report.json").write_text(json.dumps(report))
+        told = json.loads((self.project.path / "reports/report.json").read_text())
+        told["candidate"]["digest"] = digest
+        (self.project.path / "reports/report.json").write_text(json.dumps(told))
         return digest
 
 
@@ -245,18 +246,38 @@ def test_a_run_that_was_cut_off_is_logged_again(registry):
     assert registry.versions == [1]
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_model_whose_gate_fails_is_a_run_and_no_version(registry, capsys, tmp_path, monkeypatch, times):
-    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
-    (registry.project.path / "gates.yaml").write_text(yaml.safe_dump(STRICT))
+VERDICTS = {
+    "fail": False, "error": False, "skipped": False, "inconclusive where that is strict": False,
+    "inconclusive": True, "unchanged": True, "improved": True, "fail where nothing is enforced": True,
+}  # fmt: skip
 
-    for _ in range(times):
+
+@pytest.mark.parametrize(("verdict", "allowed"), VERDICTS.items(), ids=VERDICTS)
+def test_only_what_its_verdict_lets_pass_becomes_a_version(registry, capsys, tmp_path, monkeypatch, verdict, allowed):
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    path, word = registry.project.path / "reports/report.json", verdict.split()[0]
+    found = report.load(path.read_bytes(), str(path))
+    path.write_bytes(report.dump(msgspec.structs.replace(found, verdict=word, allowed=allowed)))
+
+    run()
+
+    assert (f"; no version was made: the verdict is {word}." in capsys.readouterr().out) != allowed
+    (made,) = registry.runs
+    assert made.data.tags["pawl.gate"] == word
+    assert registry.versions == [1][:allowed]
+    assert (tmp_path / "output").exists() == allowed
+
+
+def test_a_model_that_may_not_ship_is_refused_each_time_that_it_is_asked_for(registry, capsys):
+    (registry.project.path / "gates.yaml").write_text(yaml.safe_dump(STRICT))
+    registry.project.call(sys.executable, "-m", "scripts.report")
+
+    for _ in range(2):
         run()
 
-    assert "no version was made: a gate fails" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("no version was made: the verdict is fail.") == 2
     assert len(registry.runs) == 1
     assert registry.versions == []
-    assert not (tmp_path / "output").exists()
 
 
 def test_another_model_is_the_next_version_and_the_candidate(registry):
@@ -354,9 +375,9 @@ def test_a_version_that_does_not_exist_cannot_be_promoted(registry, monkeypatch,
 
 
 def test_the_report_of_another_model_is_refused(registry, capsys):
-    report = (registry.project.path / "reports/report.json").read_bytes()
+    told = (registry.project.path / "reports/report.json").read_bytes()
     registry.model(0.77)
-    (registry.project.path / "reports/report.json").write_bytes(report)
+    (registry.project.path / "reports/report.json").write_bytes(told)
 
     run(code=2)
 

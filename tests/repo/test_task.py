@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pawl import config, gate, schema
+from pawl import config, schema
+from pawl.gate import rules
 from task import data, features, metrics, model, params, slices
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ def test_your_three_files_are_understood():
     params_of = config.load(ROOT / "params.yaml")
 
     schema.check_names(schema.load(ROOT / "schema.yaml"), {"target": params_of.target}, path=ROOT / "params.yaml")
-    assert gate.load(ROOT / "gates.yaml").metrics
+    assert rules.load(ROOT / "gates.yaml").metrics
 
 
 def test_the_files_are_there():

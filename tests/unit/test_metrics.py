@@ -145,15 +145,16 @@ def test_the_interval_of_a_share_is_wilsons(hits, low, high):
     assert metrics.wilson(hits, 10) == pytest.approx((hits / 10, low, high, 10), abs=1e-4)
 
 
-def test_binning_scores_hardly_moves_the_interval_of_average_precision(monkeypatch):
-    y, probabilities, _ = drawn(2, 0, rows=5000, decimals=9)
+@pytest.mark.parametrize("decimals", [9, 0])
+def test_the_interval_of_average_precision_is_as_wide_as_that_of_drawn_rows(decimals):
+    y, probabilities, _ = drawn(2, 0, rows=1000, decimals=decimals)
+    rng = np.random.default_rng(0)
 
-    found = []
-    for bins in (5000, 20):
-        monkeypatch.setattr(metrics, "SCORE_BINS", bins)
-        found.append(metrics._average_precision(y, probabilities[:, 1], np.random.default_rng(0)))
+    found = metrics.classification(y, probabilities, y, seed=0)["average_precision"]
 
-    assert found[0] == pytest.approx(found[1], abs=0.003)
+    rows = [rng.integers(0, 1000, 1000) for _ in range(1000)]
+    spread = np.std([theirs.average_precision_score(y[part], probabilities[part, 1]) for part in rows])
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.06)
 
 
 def test_where_one_class_is_absent_a_metric_of_ranks_is_nan():
@@ -219,3 +220,11 @@ def test_the_same_seed_gives_the_same_intervals():
     given = drawn(3, 0)
 
     assert metrics.classification(*given, seed=5) == metrics.classification(*given, seed=5)
+
+
+def test_an_interval_of_a_share_ends_at_1():
+    y, score = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0.1, 0.2, 0.6, 0.5, 0.8, 0.9, 0.95])
+    found = metrics.classification(y, np.stack([1 - score, score], axis=1), (score > 0.5).astype(int), seed=0)
+
+    assert found["roc_auc"].value < found["roc_auc"].high == 1
+    assert found["average_precision"].high == 1

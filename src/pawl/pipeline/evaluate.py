@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizePa
         report["cv"] = cross_validate(task, params, fitted_with, featurize, prepare, loaded)
 
     table, y, (prediction, probabilities) = tables["test"], truth["test"], scored["test"]
+    grouped = groups(task, params, table)
     _write_json(
         paths.METRICS,
         {split: {name: _plain(value) for name, value in found.items()} for split, found in report.items()},
@@ -56,10 +57,10 @@ def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizePa
         paths.SLICES,
         {
             name: {metric: _plain(value) for metric, value in found.items()}
-            for name, found in slices(task, params, table, y, prediction, probabilities)
+            for name, found in slices(task, params, grouped, y, prediction, probabilities)
         },
     )
-    write_predictions(table, labels, y, prediction, probabilities)
+    write_predictions(task, table, grouped, labels, y, prediction, probabilities)
     write_plots(loaded, labels, y, prediction, probabilities)
 
 
@@ -82,37 +83,42 @@ def measure(task: Task, y: Any, prediction: Any, probabilities: Any, params: Eva
     return metrics.classification(y, probabilities, prediction, seed=0, custom=METRICS, resamples=params.bootstrap)
 
 
-def slices(
-    task: Task, params: Evaluate, table: Any, y: Any, prediction: Any, probabilities: Any
-) -> Iterator[tuple[str, dict[str, Estimate]]]:
-    """Yield (name, metrics) for each group of test rows that is large enough: one per value of a column, and the task's own."""
-    groups: dict[str, Any] = {}
+def groups(task: Task, params: Evaluate, table: Any) -> dict[str, Any]:
+    """Return {name: a pyarrow dictionary array, shape (n,)}: for each column in `evaluate.slices` the slice of every row, such as sex=Female; for the task's own the slice's name where its mask holds, else empty."""
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
     for name in params.slices:
         column = table.column(name).cast("string").combine_chunks().dictionary_encode()
-        index = column.indices.fill_null(len(column.dictionary)).to_numpy()
-        for number, value in enumerate([*column.dictionary.to_pylist(), "(missing)"]):
-            groups[f"{name}={value}"] = index == number
+        values = [f"{name}={value}" for value in [*column.dictionary.to_pylist(), "(missing)"]]
+        found[name] = pa.DictionaryArray.from_arrays(column.indices.fill_null(len(values) - 1), pa.array(values))
     records = table.to_pandas() if SLICES else None
     for name, function in SLICES.items():
         try:
-            groups[name] = np.asarray(function(records), dtype=bool)
+            mask = np.asarray(function(records), dtype=bool)
+            found[name] = pa.DictionaryArray.from_arrays(pa.array(mask.astype(np.int32)), pa.array(["", name]))
         except Exception as error:
             what = f"the slice {name} failed: {type(error).__name__}: {error}"
             raise Problem(
                 what, "src/task/slices.py", "it takes a DataFrame of prepared rows and returns a mask"
             ) from error
-    for name, chosen in sorted(groups.items()):
+    return found
+
+
+def slices(
+    task: Task, params: Evaluate, grouped: Mapping[str, Any], y: Any, prediction: Any, probabilities: Any
+) -> Iterator[tuple[str, dict[str, Estimate]]]:
+    """Yield (name, metrics) for each slice of the test rows that is large enough."""
+    masks = {
+        value: each.indices.to_numpy() == number
+        for each in grouped.values()
+        for number, value in enumerate(each.dictionary.to_pylist())
+        if value
+    }
+    for name, chosen in sorted(masks.items()):
         if chosen.sum() >= max(params.min_slice_rows, 1):
-            yield (
-                name,
-                measure(
-                    task,
-                    y[chosen],
-                    prediction[chosen],
-                    None if probabilities is None else probabilities[chosen],
-                    params,
-                ),
-            )
+            some = None if probabilities is None else probabilities[chosen]
+            yield name, measure(task, y[chosen], prediction[chosen], some, params)
 
 
 def cross_validate(
@@ -153,8 +159,16 @@ def cross_validate(
     } | spread
 
 
-def write_predictions(table: Any, labels: Sequence[str], y: Any, prediction: Any, probabilities: Any) -> None:
-    """Write one row per test row: row_id, target, prediction, and a probability per label."""
+def write_predictions(
+    task: Task,
+    table: Any,
+    grouped: Mapping[str, Any],
+    labels: Sequence[str],
+    y: Any,
+    prediction: Any,
+    probabilities: Any,
+) -> None:
+    """Write one row per test row: row_id, target, prediction, a probability per label, its slices, and its group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,6 +177,9 @@ def write_predictions(table: Any, labels: Sequence[str], y: Any, prediction: Any
     columns["prediction"] = pa.array(prediction) if not labels else pa.array(labels).take(pa.array(prediction))
     for number, label in enumerate(labels):
         columns[f"probability {label}"] = pa.array(probabilities[:, number])
+    columns |= {f"slice {name}": each for name, each in grouped.items()}
+    if task.columns.group:
+        columns["group"] = table.column(task.columns.group)
     pq.write_table(pa.table(columns), paths.PREDICTIONS, compression="zstd")
 
 

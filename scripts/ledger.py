@@ -1,0 +1,127 @@
+"""What main was: one entry per commit on the branch `ledger`, written by a release, read by every report.
+
+python -m scripts.ledger show
+python -m scripts.ledger record [--from FOLDER]     what `make report` and the run left here, or there
+python -m scripts.ledger champion --version 3 --digest sha256:... --image NAME@sha256:...     what is served now
+
+Pushes to the remote `origin` where there is one; GH_TOKEN authorizes it. Doing it again changes nothing. Exit code: 0 done, 2 wrong input, 3 the remote
+did not answer.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pawl import answers, ledger, paths, report
+from pawl.gate import rules
+from pawl.ledger import Champion, Corrupt, Entry, Ledger
+from pawl.pipeline import train
+from pawl.problem import Problem
+from pawl.report import text
+from scripts import cli, github
+
+
+@cli.told
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Show or write."""
+    parser = cli.parser("ledger", __doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("show", help="the entries, the newest first", allow_abbrev=False)
+    record = verbs.add_parser("record", help="an entry for the commit that was trained", allow_abbrev=False)
+    record.add_argument(
+        "--from", dest="folder", type=Path, default=Path(), help="where reports/ and dvc.lock of the run lie"
+    )
+    served = verbs.add_parser("champion", help="what is served now", allow_abbrev=False)
+    for name in ("version", "digest", "image"):
+        served.add_argument(f"--{name}", required=name != "image", default="")
+    args = parser.parse_args(argv)
+    kept = Ledger()
+    if args.verb == "show":
+        said = shown(kept)
+    elif args.verb == "record":
+        said = write(kept, args.folder, environ)
+    else:
+        said = serve(kept, args, environ)
+    print(said)
+    return 0
+
+
+def write(kept: Ledger, folder: Path, environ: Mapping[str, str]) -> str:
+    """Write the entry; return what was done."""
+    try:
+        content, told, lock = ((folder / path).read_bytes() for path in (paths.REPORT, paths.ANSWERS, paths.LOCKFILE))
+    except FileNotFoundError as error:
+        raise Problem(
+            f"{error.filename} does not exist", folder or Path(), "run `make run` and `make report` first"
+        ) from error
+    found, gates = report.load(content, str(paths.REPORT)), rules.load(paths.GATES)
+    mine = answers.load(told, paths.ANSWERS)
+    commit = found.candidate.commit
+    if commit.endswith("-dirty") or commit == "unknown":
+        raise Problem(f"the model is of no commit: {commit}", paths.REPORT, "commit, `make run`, `make report`")
+    if found.candidate.rows != mine.digest:
+        raise Problem("the answers are not those of the report", paths.ANSWERS, "run `make report`")
+    files = {ledger.LOCK: lock, ledger.REPORT: content}
+    if gates.baseline.predictions:
+        files[ledger.ANSWERS] = answers.dump(mine, gates.baseline.predictions)
+    entry = Entry(
+        1, commit, found.verdict, found.allowed, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), found.candidate.digest or "",
+        mine.digest, found.candidate.facts, {}, tuple(each.rule for each in found.judged if each.waived), found.candidate.splits,
+        found.candidate.columns,
+    )  # fmt: skip
+    if commit in kept.commits() and whole(kept, entry, files):
+        return f"the ledger has {commit[:7]} already"
+    kept.write(ledger.write_entry(entry, files), f"{commit[:7]}: {found.verdict}", github.authorization(environ))
+    return f"{commit[:7]} is in the ledger: {found.verdict}, {len(mine.rows):,} answers"
+
+
+def whole(kept: Ledger, entry: Entry, files: Collection[str]) -> bool:
+    """Say whether the ledger has this entry, whenever it was made, and its files as they were written."""
+    try:
+        there = kept.entry(entry.commit)
+        for name in there.files:
+            kept.file(there, name)
+    except Corrupt:
+        return False  # it is written anew
+    alike = [msgspec.structs.replace(each, made="", files={}) for each in (there, entry)]
+    return alike[0] == alike[1] and set(there.files) == set(files)
+
+
+def serve(kept: Ledger, args: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """Write what is served; return what was done."""
+    commit = train.commit() or "unknown"
+    content = msgspec.json.encode(Champion(commit, args.version, args.digest, args.image)) + b"\n"
+    kept.write(
+        {ledger.CHAMPION: content}, f"{commit[:7]}: champion is version {args.version}", github.authorization(environ)
+    )
+    return f"champion is version {args.version}, of {commit[:7]}"
+
+
+def shown(kept: Ledger) -> str:
+    """Return the entries of the last hundred commits, a line each."""
+    from scripts.baseline import history
+
+    there, served, gates = kept.commits(), kept.champion(), rules.load(paths.GATES)
+    lines = []
+    for commit in (each for each in history("HEAD", 1000) if each in there):
+        entry = kept.entry(commit)
+        values = [f"{name} {text.number(entry.facts.metrics[name].value, entry.facts.metrics[name])}" for name in gates.metrics if name in entry.facts.metrics]  # fmt: skip
+        mark = f"  champion, version {served.version}" if served and served.commit == commit else ""
+        lines.append(
+            f"{commit[:7]}  {entry.made}  {text.SYMBOLS[entry.verdict]} {entry.verdict:<12}  {'  '.join(values[:2])}{mark}"
+        )
+        if len(lines) == 100:
+            break
+    return (
+        "\n".join(lines)
+        or "the ledger has no entry of a commit here: a release writes one, `python -m scripts.ledger record` does"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

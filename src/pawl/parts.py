@@ -1,0 +1,25 @@
+"""Types of what travels as JSON: strict, because a stranger may have written it."""
+
+from typing import Annotated
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.\[\]=@ -]{1,64}\Z")]
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+Line = Annotated[str, msgspec.Meta(max_length=300)]
+Commit = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{40}(-dirty)?|unknown)\Z")]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^(sha256:)?[0-9a-f]{64}\Z")]
+Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a file."""
+
+
+class Value(Part):
+    """A metric with its 95 % interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Rows

@@ -1,0 +1,306 @@
+"""The report as a page: one file that needs no network and no script, for a screen, a phone and paper, in light and dark."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pawl.gate import statistics
+from pawl.gate.rules import Gates, Rule
+from pawl.gate.verdict import GOOD, Comparison, Judged, Verdict
+from pawl.parts import Value
+from pawl.report import Change, Data, Other, Report
+from pawl.report.draw import NONE, WIDTH, esc, folded, interval, known, number, signed, table
+from pawl.report.plots import Plot, plots, slices, values
+from pawl.report.text import SYMBOLS, headline
+
+SHOWN = 12  # rows of a table before the rest is folded
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+HOW = {
+    "ledger": "its answers are in the ledger",
+    "rebuilt": "trained anew beside the candidate",
+    "committed": "the numbers that git has, not what it answered",
+    "registry": "from the registry",
+}
+
+
+def page(report: Report, gates: Gates) -> str:
+    """Return the page."""
+    title = esc(headline(report, gates))
+    sections = {
+        "Gates": _gates(report, gates),
+        "Plots": _plots(plots(report, gates)),
+        "Slices": _slices(report),
+        "What changed": _changes(report),
+        "Every metric": _metrics(report),
+        "Cost": _cost(report),
+        "Digests": _digests(report),
+    }
+    body = "\n".join(f"<section><h2>{name}</h2>\n{content}</section>" for name, content in sections.items() if content)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,"><title>{title}</title><style>
+{Path(__file__).with_name("page.css").read_text("utf-8")}</style></head>
+<body><main><h1 class="{report.verdict}">{title}</h1>
+{_identity(report)}
+{body}</main></body></html>
+"""
+
+
+def _identity(report: Report) -> str:
+    n = max((each.n for each in report.candidate.facts.metrics.values()), default=0)
+    none = f"{'lost' if report.state == 'lost' else 'none'}: {_text(report.why or 'it is not said why')}"
+    lines = [
+        ("Candidate", f"{_commit(report.candidate.commit)} · {n:,} test rows"),
+        ("Baseline", _other(report.baseline) if report.baseline else none),
+        (
+            "Champion",
+            _other(report.champion)
+            if report.champion
+            else f"none: {_text(report.champion_why or 'it is not said why')}",
+        ),
+        ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
+    ]
+    if report.why and report.baseline:
+        lines.insert(2, ("", f"cannot be compared: {_text(report.why)}"))
+    return _list(lines)
+
+
+def _other(other: Other) -> str:
+    parts = [
+        f"{_text(other.name)} {_commit(other.commit)}",
+        HOW[other.how],
+        f"{other.common:,} rows are common to both",
+    ]
+    if other.left_out:
+        parts.append(f"{other.left_out:,} left out, for it was trained on them")
+    if other.behind:
+        parts.append(f"{other.behind:,} commit{'s' * (other.behind > 1)} behind the one asked for")
+    return " · ".join(parts)
+
+
+def _gates(report: Report, gates: Gates) -> str:
+    rows = []
+    for each in report.judged:
+        if each.slice:
+            continue
+        found, rule, compared = (
+            values(report, each.metric),
+            gates.metrics.get(each.metric),
+            report.comparison(each.metric),
+        )
+        now = found.get("candidate", Value(None, None, None, 0))
+        models = [
+            number(found[who].value, now.low, now.high) if who in found else NONE
+            for who in ("champion", "baseline", "candidate")
+        ]
+        rows.append([
+            _said(each), f"{esc(each.metric)}\u00a0{_arrow(rule)}", *models, interval(now), _delta(compared, each),
+            _noticed(report, gates, rule, compared), _reason(each),
+        ])  # fmt: skip
+    if not rows:
+        return "<p>No rule judges a metric: give one a floor, a ceiling or a max_regression in gates.yaml.</p>"
+    head = [
+        "verdict",
+        "metric",
+        "champion",
+        "baseline",
+        "candidate",
+        "95 % interval",
+        "Δ, 90 % interval",
+        "smallest loss noticed",
+        "gate",
+    ]
+    kinds = ["verdict", "name", "num", "num", "num candidate", "num", "num", "num", ""]
+    note = "↑ higher is better, ↓ lower is better."
+    if report.comparisons:
+        note += " Δ: candidate minus baseline, on the same rows. Smallest loss noticed: a true loss of this size fails in 80 % of cases."
+    return (
+        table("The gates, and what they judge", head, rows, kinds, name=1, cards=True) + f'<p class="note">{note}</p>'
+    )
+
+
+def _slices(report: Report) -> str:
+    facts, base = report.candidate.facts.slices, report.baseline.facts.slices if report.baseline else {}
+    judged = {(each.metric, each.slice): each for each in report.judged if each.slice}
+    if not facts and not judged:
+        return ""
+    bad = [each for each in judged.values() if each.verdict not in GOOD | {"skipped"}]
+    said = f"<p>{len(judged) - len(bad):,} of {len(judged):,} rules of slices hold.</p>" if judged else ""
+    lines = [f"<li>{_said(each)} {_text(each.rule)}: {_reason(each)}</li>" for each in bad[:SHOWN]]
+    lines += [f"<li>… and {len(bad) - SHOWN:,} more, in the table below</li>"] if len(bad) > SHOWN else []
+    rows = []
+    for name, found in facts.items():
+        for metric, now in found.metrics.items():
+            rule, compared = judged.get((metric, name)), report.comparison(metric, name)
+            before = base[name].metrics.get(metric) if name in base else None
+            rows.append([
+                _text(name), esc(metric), f"{found.rows:,}", number(before.value, now.low, now.high) if before else NONE,
+                number(now.value, now.low, now.high), interval(now), signed(compared), interval(compared),
+                _said(rule) if rule else "not judged", _reason(rule) if rule else "",
+            ])  # fmt: skip
+    head = [
+        "slice",
+        "metric",
+        "n",
+        "baseline",
+        "candidate",
+        "95 % interval",
+        "Δ",
+        "90 % interval of Δ",
+        "verdict",
+        "gate",
+    ]
+    every = folded("Every slice", table("Every slice", head, rows)) if rows else ""
+    return said + (f"<ul>{''.join(lines)}</ul>" if lines else "") + _plots(slices(report, judged)) + every
+
+
+def _changes(report: Report) -> str:
+    changes = report.changes
+    if report.baseline is None:
+        return "<p>There is no baseline to differ from.</p>"
+    files = [
+        [_code(each.path), *(NONE if lines is None else f"{lines:,}" for lines in (each.added, each.removed))]
+        for each in changes.code
+    ]
+    parts = [
+        _changed("Parameters", "parameter", changes.params),
+        _data(changes.data) if changes.data else "",
+        _changed("Schema", "key", changes.schema),
+        _changed("Gates, from the next change on", "key", changes.gates),
+        _changed("Dependencies", "package", changes.dependencies),
+        f"<h3>Code</h3>{_long('Code', ['file', 'lines added', 'lines removed'], files)}" if files else "",
+    ]
+    found = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'<div class="changes">{found}</div>' if found else "<p>Nothing that the model is made of differs.</p>"
+
+
+def _changed(title: str, what: str, changes: Sequence[Change]) -> str:
+    rows = [
+        [_code(each.key), *(NONE if part is None else _code(part) for part in (each.before, each.after))]
+        for each in changes
+    ]
+    return f"<h3>{title}</h3>{_long(title, [what, 'baseline', 'candidate'], rows)}" if rows else ""
+
+
+def _data(data: Data) -> str:
+    rows = [
+        [esc(split), f"{before:,}", f"{after:,}", f"{after - before:+,}".replace("-", "−")]
+        for split, (before, after) in data.rows.items()
+    ]
+    counts = {"added": data.added, "removed": data.removed}
+    said = ", ".join(f"{count:,} test rows {word}" for word, count in counts.items() if count is not None)
+    most = max((each.shift for each in data.shifts if known(each.shift)), default=0.0)
+    shifts = []
+    for each in sorted(data.shifts, key=lambda each: -each.shift if known(each.shift) else 0.0):
+        size, bar = str(each.kind), ""
+        if known(each.shift):
+            size = f"{number(each.shift, -0.01, 0.01)} {'sd' if each.kind == 'mean' else 'of the rows'}"
+            bar = f'<span class="bar"><i style="width:{max(each.shift / most, 0) if most > 0 else 0:.1%}"></i></span>'
+        missing = (
+            NONE if each.missing is None else " → ".join(f"{number(share * 100, -5, 5)} %" for share in each.missing)
+        )
+        shifts.append([_text(each.column), size, bar, missing])
+    note = "Of a number, how far its mean moved, in standard deviations (sd); of a category, the share of rows with another value."
+    moved = _long("Shift of each column", ["column", "shift", "", "missing"], shifts) + f'<p class="note">{note}</p>'
+    return f"<h3>Data</h3>{table('Rows', ['split', 'baseline', 'candidate', 'Δ'], rows)}<p>{said}</p>{moved if shifts else ''}"
+
+
+def _metrics(report: Report) -> str:
+    facts, rows = report.candidate.facts, []
+    for metric, now in facts.metrics.items():
+        found = values(report, metric)
+        models = [
+            number(found[who].value, now.low, now.high) if who in found else NONE
+            for who in ("champion", "baseline", "candidate")
+        ]
+        splits = [
+            number(part[metric], now.low, now.high) if metric in part else NONE for part in (facts.train, facts.valid)
+        ]
+        rows.append([esc(metric), *models, interval(now), f"{now.n:,}" if now.n else NONE, *splits])
+    head = ["metric", "champion", "baseline", "candidate", "95 % interval", "n", "on train", "on valid"]
+    return folded(f"{len(rows)} metrics of the test split", table("Every metric", head, rows)) if rows else ""
+
+
+def _cost(report: Report) -> str:
+    spent = {stage: seconds for stage, seconds in report.seconds.items() if known(seconds)}
+    if len(spent) > 1:
+        spent["together"] = sum(spent.values())
+    said = " · ".join(f"{esc(stage)} {number(seconds, -5, 5)} s" for stage, seconds in spent.items())
+    return f"<p>{said or 'Nothing had to run.'}</p>"
+
+
+def _digests(report: Report) -> str:
+    found = {"model": report.candidate.digest, "test rows": report.candidate.rows, **report.candidate.digests}
+    others = {"model of the baseline": report.baseline, "model of the champion": report.champion}
+    found |= {name: other.digest for name, other in others.items() if other}
+    return _list((esc(name), _code(digest) if digest else NONE) for name, digest in found.items())
+
+
+def _noticed(report: Report, gates: Gates, rule: Rule | None, each: Comparison | None) -> str:
+    if each is None or not each.error or not known(each.error) or rule is None or rule.max_regression is None:
+        return NONE
+    blocking = {(one.metric, one.slice) for one in report.judged if one.level == "error"}
+    tests = sum((one.metric, one.slice) in blocking and bool(one.error) for one in report.comparisons)
+    loss = statistics.detectable(each.error, rule.allowance(each.baseline or 0.0), tests, gates.confidence)
+    return number(float(f"{loss:.2g}"))
+
+
+def _delta(each: Comparison | None, judged: Judged) -> str:
+    if each is None:
+        return NONE
+    kind = judged.verdict if judged.verdict in {"fail", "improved"} else ""
+    return f'<span class="{kind}">{signed(each)}</span>' + (
+        f" <small>{found}</small>" if (found := interval(each)) != NONE else ""
+    )
+
+
+def _arrow(rule: Rule | None) -> str:
+    return (
+        f'<span role="img" aria-label="{rule.direction} is better">{"↑" if rule.sign > 0 else "↓"}</span>'
+        if rule
+        else ""
+    )
+
+
+def _said(each: Judged) -> str:
+    aside = "waived" if each.waived else {"error": "", "warn": "only warns", "info": "only shown"}[each.level]
+    return _word(each.verdict) + (f" <small>{aside}</small>" if aside else "")
+
+
+def _word(verdict: Verdict) -> str:
+    return f'<span class="verdict {verdict}">{SYMBOLS[verdict]} {verdict}</span>'
+
+
+def _reason(each: Judged) -> str:
+    return _text(each.reason) + (f" <small>{_text(each.waived)}</small>" if each.waived else "")
+
+
+def _commit(commit: str) -> str:
+    return f"<code>{esc(commit[:7])}{'+' * commit.endswith('-dirty')}</code>"
+
+
+def _text(said: str) -> str:
+    return f"<bdi>{esc(said)}</bdi>"  # letters from right to left turn nothing around them
+
+
+def _code(said: str) -> str:
+    return f"<code>{_text(said)}</code>"
+
+
+def _list(lines: Iterable[tuple[str, str]]) -> str:
+    return f"<dl>{''.join(f'<dt>{name}</dt><dd>{said}</dd>' for name, said in lines)}</dl>"
+
+
+def _plots(found: Sequence[Plot]) -> str:
+    parts = []
+    for each in found:
+        title, note = esc(each.title), f'<p class="note">{each.note}</p>' if each.note else ""
+        drawing = f'<svg viewBox="0 0 {WIDTH} {each.height:.0f}" role="img"><title>{title}</title>{each.drawing}</svg>'
+        data = folded("Numbers", table(each.title, each.head, each.rows)) if each.rows else ""
+        parts.append(f"<figure><figcaption>{title}</figcaption>{drawing}{note}{data}</figure>\n")
+    return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
+
+
+def _long(label: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    more = rows[SHOWN:]
+    return table(label, head, rows[:SHOWN]) + (folded(f"{len(more):,} more", table(label, head, more)) if more else "")
