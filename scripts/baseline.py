@@ -40,7 +40,6 @@ class Baseline(NamedTuple):
     splits: Mapping[str, int] = {}
     columns: Mapping[str, Column] = {}
     own: Answers | None = None  # on its own test rows
-    folder: Path | None = None  # where it was trained
 
 
 def find(base: str, mine: Answers, gates: Gates, ledger: Ledger, *, train: bool = True) -> Baseline:
@@ -91,7 +90,7 @@ def trained(folder: Path, commit: str, mine: Answers, gates: Gates) -> Baseline:
     shown = Other(commit, "main", "rebuilt", found.model.facts, found.model.digest)
     size = found.model.facts.metrics[SIZE].value
     known = Known(shown, theirs, size, seen)
-    return Baseline(known, "compared", "", found.model.splits, found.model.columns, found.answers, folder)
+    return Baseline(known, "compared", "", found.model.splits, found.model.columns, found.answers)
 
 
 def unseen(commit: str, entries: set[str], why: str) -> Baseline:

@@ -223,7 +223,7 @@ def test_a_damaged_file_is_a_problem_or_holds_valid_answers(task):
         assert same(load(dump(found), "f"), found)
         assert {len(found.y), len(found.prediction), *(len(codes) for _, codes in found.slices.values())} == {n}
         assert task == "regression" or (found.probabilities.shape[0] == n and found.y.max() < len(found.labels))
-        assert found.digest
+        assert len(found.digest) == 64
     assert 600 < refused < len(damaged)
 
 

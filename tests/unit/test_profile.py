@@ -13,7 +13,7 @@ TABLE = pa.table({
     "age": [10, 20, None, 30],
     "hours": [1.5, float("nan"), float("inf"), 2.5],
     "member": [True, False, None, None],
-    "at": pa.array([datetime(1970, 1, 2), datetime(1970, 1, 4), None, None], pa.timestamp("us")),  # noqa: DTZ001
+    "at": pa.array([datetime(1970, 1, 2), datetime(1970, 1, 4), None, None], pa.timestamp("us")),  # noqa: DTZ001 - a table has no zones
     "city": [SECRET, SECRET, "b", None],
     "coded": pa.array([SECRET, "b", "b", "b"]).dictionary_encode(),
     "day": [date(2001, 2, 3), date(2001, 2, 3), None, None],

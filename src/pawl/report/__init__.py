@@ -20,7 +20,6 @@ POINTS = 120  # of a curve
 Points = Annotated[
     tuple[Annotated[tuple[float, ...], msgspec.Meta(max_length=5)], ...], msgspec.Meta(max_length=2 * POINTS)
 ]
-Who = Literal["candidate", "baseline", "champion"]
 Picture = Literal["roc", "precision_recall", "calibration", "residuals", "learning"]
 
 
