@@ -5,11 +5,12 @@ BIN := .venv/bin
 PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(BIN)/python)
 $(if $(filter-out image,$(IN)),$(error IN=$(IN) is not known: IN=image, or nothing))
 RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
+export NOTE
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run pipeline report track serve ui image test e2e gate-selftest lint format schema push pull relock lock bench env clean
+.PHONY: help run pipeline report track register models serve ui image test e2e gate-selftest lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,9 +20,10 @@ ifneq ($(EXAMPLE),)
 	@cd .pawl/examples/$(EXAMPLE) && PYTHONPATH=src $(if $(filter system,$(PAWL_ENV)),,../../../)$(PY) -m scripts.report
 else ifeq ($(filter-out --%,$(ARGS)),)
 	@$(PY) -m scripts.report
-	@$(PY) -m scripts.track
+	@$(PY) -m scripts.register
 	@$(PY) -m scripts.smoke
-	@echo "next: \`make serve\`; or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
+	@echo "next: \`make serve\`, \`make ui\`; \`$(PY) -m scripts.promote\` makes it the champion"
+	@echo "      or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
 endif
 
 pipeline: ## From the table in params.yaml to an evaluated model [IN=image: in Dockerfile.train's environment]
@@ -30,14 +32,20 @@ pipeline: ## From the table in params.yaml to an evaluated model [IN=image: in D
 report: env ## Gates, and the model against another commit's [BASE=origin/main]
 	@$(if $(IN),$(RUN),$(PY) -m) scripts.report $(if $(BASE),--base $(BASE)) $(ARGS)
 
-track: env ## One MLflow run, one version of the registry
+track: env ## Log the model as one MLflow run [NOTE="what was tried"]
 	@$(PY) -m scripts.track $(ARGS)
+
+register: env ## Make it a version of the registry: the candidate
+	@$(PY) -m scripts.register $(ARGS)
+
+models: env ## The versions: verdict, commit, champion from when to when, image
+	@$(PY) -m scripts.models $(ARGS)
 
 serve: env ## The service of models/bundle, on http://127.0.0.1:8000
 	@$(PY) -m pawl.serving
 
-ui: env ## MLflow's pages on the embedded registry, on http://127.0.0.1:5000
-	@$(PY) -m scripts.ui
+ui: env ## MLflow's pages on the embedded registry, on http://127.0.0.1:5000 [HOST=0.0.0.0 PORT=8080]
+	@$(PY) -m scripts.ui $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 image: env ## The image of the service
 	@$(PY) -m scripts.image $(ARGS)
@@ -45,8 +53,8 @@ image: env ## The image of the service
 test: env ## The test suite
 	@$(BIN)/python -m pytest $(ARGS)
 
-e2e: env ## The tests that need servers: see tests/README.md
-	@$(BIN)/python -m pytest tests/e2e -m e2e -n 0 $(ARGS)
+e2e: env ## The tests that need servers, or are long: see tests/README.md
+	@$(BIN)/python -m pytest -m e2e -n 0 $(ARGS)
 
 gate-selftest: env ## The gate against every sabotage known to us [ARGS="--only creep"]
 	@$(PY) -m scripts.selftest $(ARGS)
@@ -80,6 +88,7 @@ lock: env ## Renew requirements/*.txt from requirements/*.in
 bench: env ## Measure; writes benchmarks/results/
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 	@$(BIN)/python benchmarks/gate.py $(ARGS)
+	@$(BIN)/python benchmarks/registry.py
 
 env: ## The environment in .venv, from the hashed lock
 	@$(PYTHON) -m scripts.environment

@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +15,17 @@ import yaml
 
 from pawl import answers, bundle, paths, schema
 from pawl.answers import Answers
+from pawl.bundle import Bundle
 from pawl.gate.compare import Other as Mark
-from pawl.gate.rules import SIZE, Gates
+from pawl.gate.rules import Gates
 from pawl.gate.verdict import Facts, State
-from pawl.ledger import Champion, Corrupt, Entry, Ledger, passing
-from pawl.parts import Value
+from pawl.ledger import Corrupt, Ledger, Release, passing
 from pawl.problem import Problem
 from pawl.profile import Column
 from pawl.report import Other
 from pawl.report.assess import Known
-from scripts.measured import measured
+from scripts import workspace
+from scripts.measured import measured, values
 
 BASES = paths.STATE / "base"
 NO_PIPELINE = "main has no pipeline"
@@ -83,27 +83,23 @@ def lost(problem: Corrupt) -> Baseline:
 
 def trained(folder: Path, commit: str, mine: Answers, gates: Gates) -> Baseline:
     """Return the baseline whose pipeline ran in a folder; on rows that it was not measured on, it is scored anew."""
-    found = measured(folder, commit, gates)
-    theirs, seen = found.answers, None
-    if theirs.digest != mine.digest and (scored := rescored(folder / paths.BUNDLE, mine)):
-        theirs, seen = scored
-    shown = Other(commit, "main", "rebuilt", found.model.facts, found.model.digest)
-    size = found.model.facts.metrics[SIZE].value
-    known = Known(shown, theirs, size, seen)
-    return Baseline(known, "compared", "", found.model.splits, found.model.columns, found.answers)
+    model, own = measured(folder, commit, gates)
+    scored = None if own.digest == mine.digest else rescored(bundle.load(folder / paths.BUNDLE), mine)
+    theirs, seen = scored or (own, None)
+    shown = Other(commit, "main", "rebuilt", model.facts, model.digest)
+    known = Known(shown, theirs, model.facts.size, seen)
+    return Baseline(known, "compared", "", model.splits, model.columns, own)
 
 
 def unseen(commit: str, entries: set[str], why: str) -> Baseline:
     """Return what is known of a baseline that cannot be compared: that there was one, and its numbers where git has them."""
     known = None
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # of another version
-        numbers = at(commit, paths.METRICS)["test"].items()
-        values = {name: Value(each["value"], each["low"], each["high"], each["n"]) for name, each in numbers}
-        known = Known(Other(commit, "main", "committed", Facts(values)), None)
+        facts = Facts(values(at(commit, paths.METRICS)))
+        known = Known(Other(commit, "main", "committed", facts), None)
     if entries:
-        return Baseline(
-            known, "lost", f"the ledger has {len(entries)} commits, none of them this one or shortly before it; {why}"
-        )
+        has = f"the ledger has {len(entries)} commits, none of them this one or shortly before it"
+        return Baseline(known, "lost", f"{has}; {why}")
     return Baseline(known, "first" if why == NO_PIPELINE and not known else "incomparable", why)
 
 
@@ -113,39 +109,37 @@ def champion(ledger: Ledger, mine: Answers, environ: Mapping[str, str]) -> tuple
         served = ledger.champion()
         if served is None:
             return None, "no release is in the ledger"
-        name = f"champion, version {served.version}"
         entry = ledger.entry(served.commit) if served.commit in ledger.commits() else None
         theirs = ledger.answers(entry) if entry else None
     except Problem as problem:
         return None, problem.what
+    name = f"champion, version {served.version}"
+    why = f"the ledger has no answers of version {served.version}, of {served.commit[:7]}"
     if environ.get("MLFLOW_TRACKING_URI") and (theirs is None or theirs.digest != mine.digest):
         try:
-            scored = from_registry(served, mine)
+            if scored := from_registry(served, mine):
+                shown = Other(served.commit, name, "registry", Facts({}), served.digest)
+                return Known(shown, scored[0], seen=scored[1]), ""
         except Problem as problem:
-            if theirs is None:
-                return None, f"{problem.what} ({problem.where})"
-            scored = None
-        if scored:
-            shown = Other(served.commit, name, "registry", Facts({}), served.digest)
-            return Known(shown, scored[0], seen=scored[1]), ""
+            why = f"{problem.what} ({problem.where})"
     if entry is None or theirs is None:
-        return None, f"the ledger has no answers of version {served.version}, of {served.commit[:7]}"
+        return None, why
     return Known(Other(served.commit, name, "ledger", entry.facts, entry.digest), theirs, entry.size), ""
 
 
-def from_registry(served: Champion, mine: Answers) -> tuple[Answers, Any] | None:
+def from_registry(served: Release, mine: Answers) -> tuple[Answers, Any] | None:
     """Return what the champion's bundle answers on these rows; raise Problem unless it is the bundle that was released."""
     from pawl import registry, tracking
     from scripts import github
 
-    with tracking.store() as client, tempfile.TemporaryDirectory() as folder:
-        got = registry.download(client, github.project(), served.version, Path(folder))
+    with tracking.store() as store, tempfile.TemporaryDirectory() as folder:
+        got = registry.download(store, github.project(), served.version, Path(folder))
         if bundle.digest_of(got) != served.digest:
             raise Problem(f"version {served.version} is not the bundle that was released", str(got), "release again")
-        return rescored(got, mine)
+        return rescored(bundle.load(got), mine)
 
 
-def rescored(folder: Path, mine: Answers) -> tuple[Answers, Any] | None:
+def rescored(loaded: Bundle, mine: Answers) -> tuple[Answers, Any] | None:
     """Return (answers of a bundle on the candidate's test rows, hashes of the rows that it was trained on); None where it cannot read them."""
     import numpy as np
     import pyarrow.parquet as pq
@@ -153,27 +147,34 @@ def rescored(folder: Path, mine: Answers) -> tuple[Answers, Any] | None:
     from pawl import rows
     from pawl.pipeline import evaluate
 
-    loaded = bundle.load(folder)
     table = pq.read_table(paths.PREPARED / "test.parquet")
-    if tuple(loaded.manifest["labels"]) != mine.labels or not set(loaded.dtypes) <= set(table.column_names):
-        return None
-    if any(schema.load(paths.SCHEMA).columns[name].dtype != dtype for name, dtype in loaded.dtypes.items()):
+    if unread(loaded, loaded.manifest["target"], mine.labels, table):
         return None
     names = rows.hash_column(table.column("row_id"))
-    table = table.take(np.flatnonzero(np.isin(names, mine.rows)))
-    prediction, probabilities = evaluate.score(loaded, table)
-    order = np.argsort(rows.hash_column(table.column("row_id")), kind="stable")
+    shared = np.flatnonzero(np.isin(names, mine.rows))
+    prediction, probabilities = evaluate.score(loaded, table.take(shared))
+    order = np.argsort(names[shared], kind="stable")
     scores = None if probabilities is None else np.float32(probabilities[order]).astype(float)
     scores = answers.pair(scores[:, 1]) if scores is not None and mine.task == "binary" else scores
     return mine._replace(prediction=prediction[order], probabilities=scores), loaded.trained_on
+
+
+def unread(loaded: Bundle, target: str, labels: Sequence[str], table: Any) -> str:
+    """Return why a bundle cannot be scored on a table, whose target has these labels; nothing if it can."""
+    manifest, columns = loaded.manifest, schema.load(paths.SCHEMA).columns
+    if (manifest["target"], list(manifest["labels"])) != (target, list(labels)):
+        return f"it predicts {manifest['target']} ({', '.join(manifest['labels'])}), and not {target} ({', '.join(labels)})"
+    if absent := sorted(set(loaded.dtypes) - set(table.column_names)):
+        return f"it needs {', '.join(absent)}, not a column of the table"
+    other = (name for name, dtype in loaded.dtypes.items() if columns[name].dtype != dtype)
+    return next((f"{name} is {columns[name].dtype} now, and was {loaded.dtypes[name]}" for name in other), "")
 
 
 def marks(base: str, gates: Gates, ledger: Ledger) -> list[Mark]:
     """Return the passing commits of main, the newest first, whose best the candidate must not fall behind."""
     if not gates.baseline.high_water or ledger.ref is None:
         return []
-    found: list[Entry] = passing(ledger, history(base, gates.baseline.high_water))
-    return [ledger.other(entry) for entry in found]
+    return [ledger.other(entry) for entry in passing(ledger, history(base, gates.baseline.high_water))]
 
 
 def history(commit: str, count: int) -> list[str]:
@@ -187,40 +188,24 @@ def rebuild(commit: str) -> tuple[Path | None, str]:
     if (folder / ".done").exists():
         return folder, ""
     shutil.rmtree(BASES, ignore_errors=True)  # one is kept
-    folder.mkdir(parents=True)
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", commit))) as files:  # fmt: skip
-        files.extractall(folder, filter="data")  # a commit without files is no archive
-    if not (folder / "scripts/run.py").exists():
-        return None, NO_PIPELINE
-    for name in tables(at(commit, paths.PARAMS).get("ingest", {}).get("source")):
-        for file in Path().glob(name):  # git need not have them
-            if not (folder / file).exists():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).symlink_to(file.absolute())
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
-    print(f"training the model of {commit[:7]} ...", file=sys.stderr, flush=True)
-    environ = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("GITHUB_", "PAWL_WORKER"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # stages are started as `python`
-        "PYTHONPATH": str((folder / "src").absolute()),
-        "PAWL_ENV": "system",
-        "PAWL_COMMIT": commit,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.run"], cwd=folder, env=environ, check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error:")] or ["error: it failed"]
-        return None, f"main could not be trained here: {said[0].removeprefix('error: ')}"[:300]
+    code, said = play(commit, folder)
+    if code:
+        return None, said if said == NO_PIPELINE else f"main could not be trained here: {said}"[:300]
     (folder / ".done").touch()
     return folder, ""
 
 
-def tables(source: Any) -> list[str]:
-    """Return the paths inside the project that ingest.source names."""
-    if isinstance(source, dict | list):
-        return [name for part in (source.values() if isinstance(source, dict) else source) for name in tables(part)]
-    return [source] if isinstance(source, str) and "://" not in source and not Path(source).is_absolute() else []
+def play(commit: str, folder: Path, *words: str, cache: bool = True) -> tuple[int, str]:
+    """Run the pipeline of a commit in a new folder, from its own files, with its own or this DVC cache; return its exit code, and why it failed."""
+    folder.mkdir(parents=True)
+    packed = io.BytesIO(git("archive", "--format=tar", commit))
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=packed) as files:
+        files.extractall(folder, filter="data")  # a commit without files is no archive
+    if not (folder / "scripts/run.py").exists():
+        return 2, NO_PIPELINE
+    workspace.share(folder, at(commit, paths.PARAMS).get("ingest") or {}, cache=cache)
+    print(f"training the model of {commit[:7]} ...", file=sys.stderr, flush=True)
+    return workspace.call(folder, "scripts.run", *words, PAWL_COMMIT=commit)
 
 
 def at(commit: str, path: Path) -> Any:

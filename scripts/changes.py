@@ -17,17 +17,14 @@ CODE = ("src", "scripts", "dvc.yaml", "Dockerfile.train")
 
 def since(commit: str, judging: str) -> Changes:
     """Return how the files here differ from those of a commit; gates.yaml from that of the commit whose gates judge."""
-    theirs = at(judging, paths.GATES)
-    before, after = pins(git("show", f"{commit}:{paths.LOCK}", check=False).decode()), pins(_text(paths.LOCK))
+    theirs, lock = at(judging, paths.GATES), git("show", f"{commit}:{paths.LOCK}", check=False).decode()
+    before, after = pins(lock), pins(paths.LOCK.read_text() if paths.LOCK.exists() else "")
+    pinned = ((name, before.get(name), after.get(name)) for name in sorted({*before, *after}))
     return Changes(
-        params=tuple(report.differing(at(commit, paths.PARAMS), _yaml(paths.PARAMS)))[:1000],
-        gates=tuple(report.differing(theirs, _yaml(paths.GATES)))[:1000] if theirs else (),
-        schema=tuple(report.differing(at(commit, paths.SCHEMA), _yaml(paths.SCHEMA)))[:1000],
-        dependencies=tuple(
-            Change(name, before.get(name), after.get(name))
-            for name in sorted({*before, *after})
-            if before.get(name) != after.get(name)
-        )[:1000],
+        params=_differing(at(commit, paths.PARAMS), paths.PARAMS),
+        gates=_differing(theirs, paths.GATES) if theirs else (),
+        schema=_differing(at(commit, paths.SCHEMA), paths.SCHEMA),
+        dependencies=tuple(Change(name, old, new) for name, old, new in pinned if old != new)[:1000],
         code=tuple(numstat(commit))[:1000],
     )
 
@@ -62,9 +59,5 @@ def numstat(commit: str) -> list[File]:
     return [File(path[:300], *(int(count) if count.isdigit() else None for count in counts)) for *counts, path in parts]
 
 
-def _yaml(path: Path) -> object:
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _differing(theirs: object, path: Path) -> tuple[Change, ...]:
+    return tuple(report.differing(theirs, yaml.safe_load(path.read_text()) if path.exists() else {}))[:1000]

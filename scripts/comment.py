@@ -19,7 +19,7 @@ import msgspec
 from pawl import answers, paths, report
 from pawl.answers import Answers
 from pawl.gate import compare, rules
-from pawl.gate.rules import SIZE, Gates
+from pawl.gate.rules import Gates
 from pawl.gate.verdict import Facts, State
 from pawl.ledger import Corrupt, Ledger
 from pawl.problem import Problem, Unreachable
@@ -66,30 +66,24 @@ def body(path: Path, run: Mapping[str, Any], number: int) -> str:
         return f"### ⚠ No numbers: the run's report was refused\n\n{text.code(problem.what)} · [run]({link['run']})\n"
     fetch = f"git fetch origin pull/{number}/merge && git checkout FETCH_HEAD"
     said = text.markdown(found, gates, head=run["head_sha"], fetch=fetch, links=link)
-    failed = (
-        ""
-        if run["conclusion"] == "success"
-        else f"⚠ The run ended as {run['conclusion']}: [see its jobs]({link['run']}).\n\n"
-    )
-    own = (
-        "; of main's model, too, what the run says it answered"
-        if found.baseline and found.baseline.how == "rebuilt"
-        else ""
-    )
+    ended, rebuilt = run["conclusion"], found.baseline and found.baseline.how == "rebuilt"
+    failed = "" if ended == "success" else f"⚠ The run ended as {ended}: [see its jobs]({link['run']}).\n\n"
+    own = "; of main's model, too, what the run says it answered" if rebuilt else ""
     return f"{failed}{said}<sub>Measured and judged by main's code, from what the pull request's run says its model answered{own}: a forecast. Main trains and judges again before it releases.</sub>\n"
 
 
 def judged(claimed: Report, folder: Path, gates: Gates) -> Report:
     """Return the report, measured and judged anew: of the run's report only what main cannot know itself is taken."""
     mine = answers.load((folder / paths.ANSWERS.name).read_bytes(), paths.ANSWERS.name)
-    metrics = claimed.candidate.facts.metrics
-    facts = compare.facts(mine, gates, size=metrics[SIZE].value if SIZE in metrics else None)
-    facts = msgspec.structs.replace(facts, train=claimed.candidate.facts.train, valid=claimed.candidate.facts.valid)
-    found = msgspec.structs.replace(claimed, candidate=msgspec.structs.replace(claimed.candidate, facts=facts, rows=mine.digest), curves={name: each for name, each in claimed.curves.items() if name == "learning"})  # fmt: skip
+    told = claimed.candidate.facts
+    facts = compare.facts(mine, gates, size=told.size)
+    facts = msgspec.structs.replace(facts, train=told.train, valid=told.valid)
+    model = msgspec.structs.replace(claimed.candidate, facts=facts, rows=mine.digest)
+    curves = {name: each for name, each in claimed.curves.items() if name == "learning"}
     ledger = Ledger()
     known, state, why = against(claimed, folder, gates, ledger, mine)
     champion, no_champion = baseline.champion(ledger, mine, {})
-    found = msgspec.structs.replace(found, champion_why=no_champion[:300])
+    found = msgspec.structs.replace(claimed, candidate=model, curves=curves, champion_why=no_champion[:300])
     today = datetime.now(UTC).date()
     try:
         marks = baseline.marks("HEAD", gates, ledger)
@@ -113,8 +107,7 @@ def against(
     if base and trained:
         theirs = answers.load((folder / paths.BASE_ANSWERS.name).read_bytes(), paths.BASE_ANSWERS.name)
         shown = Other(base.commit, "main", "rebuilt", Facts({}), base.digest, left_out=base.left_out)
-        size = base.facts.metrics[SIZE].value if SIZE in base.facts.metrics else None
-        return Known(shown, theirs, size), "compared", ""
+        return Known(shown, theirs, base.facts.size), "compared", ""
     state: State = "lost" if entries else "incomparable" if base else claimed.state
     why = f"main's ledger has {len(entries)} commits, none that this can be compared with" if entries else claimed.why
     return Known(msgspec.structs.replace(base, name="main"), None) if base else None, state, why
@@ -126,14 +119,10 @@ def pull_request(repository: Any, run: Mapping[str, Any], full_name: str) -> Any
     if source is None:  # the fork is gone
         return None
     head = f"{source['owner']['login']}:{run['head_branch']}"
+    wanted = (run["head_sha"], run["head_branch"], source["full_name"], full_name)
     for pull in repository.get_pulls(state="open", head=head):
-        same = pull.head.sha == run["head_sha"] and pull.head.ref == run["head_branch"]
-        if (
-            same
-            and pull.head.repo is not None
-            and pull.head.repo.full_name == source["full_name"]
-            and pull.base.repo.full_name == full_name
-        ):
+        of = pull.head.repo and pull.head.repo.full_name  # None: the fork is gone
+        if (pull.head.sha, pull.head.ref, of, pull.base.repo.full_name) == wanted:
             return pull
     return None
 

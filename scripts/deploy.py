@@ -47,14 +47,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def deploy(overlay: str, image: str, digest: str, environ: Mapping[str, str]) -> tuple[str, int]:
     """Return what happened in a sentence, and the exit code."""
     if not re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", image):
-        raise Problem(
-            f"{image} does not name an image by its digest", "--image", "name@sha256:..., as docker push prints it"
-        )
+        fix = "name@sha256:..., as docker push prints it"
+        raise Problem(f"{image} does not name an image by its digest", "--image", fix)
     rendered = render(overlay, image)
     deployment = next(each for each in rendered if each["kind"] == "Deployment")
     name, space = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
     kubectl("version", "--request-timeout=10s")  # a cluster that does not answer is not a bad image
-    before = running(name, space)
+    words = ("get", "deployment", name, "--namespace", space, "--ignore-not-found", "--output")
+    before = kubectl(*words, "jsonpath={.spec.template.spec.containers[0].image}").strip()
     extra = pull_secret(environ, space)
     try:
         settle([*rendered, *extra], name, space)
@@ -72,10 +72,8 @@ def deploy(overlay: str, image: str, digest: str, environ: Mapping[str, str]) ->
         except (Failed, Unreachable) as again:
             return f"{said} `{before}` does not run again either: {again.args[0]}.", 1
         return f"{said} `{before}` runs again.", 1
-    return (
-        f"✅ Deployed to {overlay}: {answered['rows']} golden rows answered right through the Service by `{image}`.",
-        0,
-    )
+    right = f"{answered['rows']} golden rows answered right through the Service by `{image}`"
+    return f"✅ Deployed to {overlay}: {right}.", 0
 
 
 def render(overlay: str, image: str) -> list[dict[str, Any]]:
@@ -120,12 +118,6 @@ def ask(space: str) -> dict[str, Any]:
         raise Failed(f"the Service did not answer: {said.strip()[-300:] or 'the smoke job said nothing'}") from error
 
 
-def running(name: str, space: str) -> str:
-    """Return the image that runs now; empty if there is none."""
-    words = ("get", "deployment", name, "--namespace", space, "--ignore-not-found", "--output")
-    return kubectl(*words, "jsonpath={.spec.template.spec.containers[0].image}").strip()
-
-
 def why(name: str, space: str) -> str:
     """Return what the newest pod of a deployment complains of."""
     found = json.loads(kubectl("get", "pods", "--namespace", space, "--selector", f"app={name}", "--output", "json"))
@@ -156,10 +148,8 @@ def kubectl(*words: str, given: str | None = None, check: bool = True) -> str:
     except FileNotFoundError as error:
         raise Problem("kubectl is not installed", "PATH", "https://kubernetes.io/docs/tasks/tools") from error
     if check and done.returncode:
-        said = " ".join(done.stderr.split())[-400:]
-        raise Unreachable(
-            f"kubectl {words[0]} failed: {said}", "the cluster", "kubectl config current-context says which it is"
-        )
+        what = f"kubectl {words[0]} failed: {' '.join(done.stderr.split())[-400:]}"
+        raise Unreachable(what, "the cluster", "kubectl config current-context says which it is")
     return done.stdout
 
 

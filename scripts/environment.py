@@ -29,22 +29,17 @@ def missing_pieces() -> list[tuple[str, str]]:
     """Return what this machine lacks, each with the command that installs it."""
     found = []
     if suitable_python() is None:
-        low, high = (".".join(map(str, version)) for version in VERSIONS)
-        have = ".".join(map(str, sys.version_info[:3]))
-        found.append(
-            (
-                f"Python {low} or newer, below {high} (found {have})",
-                "apt-get install python3, or uv python install 3.13",
-            )
-        )
+        low, high, have = (".".join(map(str, version)) for version in (*VERSIONS, sys.version_info[:3]))
+        fix = "apt-get install python3, or uv python install 3.13"
+        found.append((f"Python {low} or newer, below {high} (found {have})", fix))
     elif importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         found.append(("the venv module of Python", "apt-get install python3-venv"))
     if shutil.which("git") is None and not os.environ.get("PAWL_COMMIT"):
         found.append(("git", "apt-get install git (or set PAWL_COMMIT where there is no checkout)"))
-    if sys.platform == "linux" and ctypes.util.find_library("gomp") is None:
-        found.append(("libgomp, which LightGBM loads", "apt-get install libgomp1"))
-    if sys.platform == "darwin" and ctypes.util.find_library("omp") is None:
-        found.append(("libomp, which LightGBM loads", "brew install libomp"))
+    libraries = {"linux": ("gomp", "apt-get install libgomp1"), "darwin": ("omp", "brew install libomp")}
+    name, fix = libraries.get(sys.platform, ("", ""))
+    if name and ctypes.util.find_library(name) is None:
+        found.append((f"lib{name}, which LightGBM loads", fix))
     return found
 
 
@@ -54,12 +49,10 @@ def suitable_python() -> str | None:
     if low <= sys.version_info[:2] < high:
         return sys.executable
     names = [f"python3.{minor}" for minor in range(high[1] - 1, low[1] - 1, -1)]
-    works = (
-        path
-        for path in map(shutil.which, names)
-        if path and subprocess.run([path, "-V"], check=False, capture_output=True).returncode == 0
-    )
-    return next(works, None)
+    for path in filter(None, map(shutil.which, names)):
+        if subprocess.run([path, "-V"], check=False, capture_output=True).returncode == 0:
+            return path
+    return None
 
 
 def stamp_of(lock: Path) -> str:
@@ -86,19 +79,8 @@ def make() -> None:
         call([suitable_python() or sys.executable, "-m", "venv", str(VENV)])
     uv = shutil.which("uv")
     if uv is None:
-        call(
-            [
-                str(python()),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--require-hashes",
-                "-r",
-                str(INSTALLER),
-            ]
-        )
+        pip = [str(python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        call([*pip, "--require-hashes", "-r", str(INSTALLER)])
         uv = str(python().with_name("uv.exe" if os.name == "nt" else "uv"))
     target = ["--quiet", "--python", str(python())]
     call([uv, "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(LOCK)])
@@ -109,9 +91,8 @@ def make() -> None:
 def call(command: list[str]) -> None:
     """Run a command; on failure say which, and stop with 3."""
     if subprocess.run(command, check=False).returncode:
-        tell(
-            f"error: {' '.join(command[:6])} ... failed\n  where: {LOCK}\n  fix: see its message above; a package index must be reachable, then run the same command again"
-        )
+        fix = "see its message above; a package index must be reachable, then run the same command again"
+        tell(f"error: {' '.join(command[:6])} ... failed\n  where: {LOCK}\n  fix: {fix}")
         raise SystemExit(3)
 
 

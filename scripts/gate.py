@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pawl import bundle, paths, report
 from pawl.gate import rules, verdict
@@ -33,13 +33,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Say the verdict."""
     parser = cli.parser("gate", __doc__)
     parser.add_argument("--exit-code", action="store_true", help="1 where the verdict is no")
-    parser.add_argument(
-        "--min", action="append", default=[], type=limit, metavar="METRIC=VALUE", help="at least; may stand there again"
-    )
-    parser.add_argument("--max", action="append", default=[], type=limit, metavar="METRIC=VALUE", help="at most")
-    parser.add_argument(
-        "--metrics", type=Path, help="a JSON file of metrics, for --min and --max; reports/metrics.json without"
-    )
+    for name, said in (("--min", "at least; may stand there again"), ("--max", "at most")):
+        parser.add_argument(name, action="append", default=[], type=limit, metavar="METRIC=VALUE", help=said)
+    file = "a JSON file of metrics, for --min and --max; reports/metrics.json without"
+    parser.add_argument("--metrics", type=Path, help=file)
     args = parser.parse_args(argv)
     if args.metrics and not (args.min or args.max):
         parser.error("--metrics needs a --min or a --max: it is not what the report is judged by")
@@ -59,15 +56,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 def once(least: Mapping[str, float], most: Mapping[str, float], path: Path) -> tuple[str, bool, str]:
     """Return (verdict, whether it lets the model pass, lines that say why) for limits on a file of metrics."""
-    metrics = {name: Rule(direction="lower" if name in most else "higher", floor=least.get(name), ceiling=most.get(name)) for name in {**least, **most}}  # fmt: skip
+    values, lines = read(path), []
+    ways: dict[str, Literal["higher", "lower"]] = {**dict.fromkeys(least, "higher"), **dict.fromkeys(most, "lower")}
+    metrics = {name: Rule(way, floor=least.get(name), ceiling=most.get(name)) for name, way in ways.items()}
     gates = Gates(version=1, metrics=metrics)
-    judged = verdict.judge(gates, Facts(read(path)), [], "first", date.min)
+    judged = verdict.judge(gates, Facts(values), [], "first", date.min)
+    for each in judged:
+        value = f"is {text.number(values[each.metric].value)}: " if each.metric in values else ""
+        lines.append(f"{text.SYMBOLS[each.verdict]} {each.metric} {value}{each.reason}")
     word = verdict.overall(judged)
-    values = read(path)
-    lines = [
-        f"{text.SYMBOLS[each.verdict]} {each.metric} {f'is {text.number(values[each.metric].value)}: ' if each.metric in values else ''}{each.reason}"
-        for each in judged
-    ]
     return word, verdict.allowed(word, gates), "\n".join(lines)
 
 
@@ -76,17 +73,15 @@ def read(path: Path) -> dict[str, Value]:
     try:
         found = json.loads(path.read_text())
         found = found.get("test", found)
-        return {str(name): Value(_number(each.get("value") if isinstance(each, dict) else each), None, None, 0) for name, each in found.items()}  # fmt: skip
+        values = {name: each.get("value") if isinstance(each, dict) else each for name, each in found.items()}
+        return {name: Value(_number(value), None, None, 0) for name, value in values.items()}
     except (OSError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Problem(f"no metrics can be read: {error}", path, 'a JSON file such as {"accuracy": 0.9}') from error
 
 
 def _number(value: Any) -> float | None:
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def limit(word: str) -> tuple[str, float]:

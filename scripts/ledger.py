@@ -2,7 +2,7 @@
 
 python -m scripts.ledger show
 python -m scripts.ledger record [--from FOLDER]     what `make report` and the run left here, or there
-python -m scripts.ledger champion --version 3 --digest sha256:... --image NAME@sha256:...     what is served now
+python -m scripts.ledger release --version 3 --digest sha256:... --image NAME@sha256:... --environment production
 
 Pushes to the remote `origin` where there is one; GH_TOKEN authorizes it. Doing it again changes nothing. Exit code: 0 done, 2 wrong input, 3 the remote
 did not answer.
@@ -19,11 +19,11 @@ import msgspec
 
 from pawl import answers, ledger, paths, report
 from pawl.gate import rules
-from pawl.ledger import Champion, Corrupt, Entry, Ledger
+from pawl.ledger import Corrupt, Entry, Ledger, Release
 from pawl.pipeline import train
 from pawl.problem import Problem
 from pawl.report import text
-from scripts import cli, github
+from scripts import cli, github, track
 
 
 @cli.told
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     record.add_argument(
         "--from", dest="folder", type=Path, default=Path(), help="where reports/ and dvc.lock of the run lie"
     )
-    served = verbs.add_parser("champion", help="what is served now", allow_abbrev=False)
-    for name in ("version", "digest", "image"):
-        served.add_argument(f"--{name}", required=name != "image", default="")
+    served = verbs.add_parser("release", help="what is served from now on", allow_abbrev=False)
+    for name in ("version", "digest", "image", "environment", "commit", "rejected", "reason"):
+        served.add_argument(f"--{name}", required=name in {"version", "digest"}, default="")
     args = parser.parse_args(argv)
     kept = Ledger()
     if args.verb == "show":
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     elif args.verb == "record":
         said = write(kept, args.folder, environ)
     else:
-        said = serve(kept, args, environ)
+        said = release(kept, args, environ)
     print(said)
     return 0
 
@@ -92,14 +92,22 @@ def whole(kept: Ledger, entry: Entry, files: Collection[str]) -> bool:
     return alike[0] == alike[1] and set(there.files) == set(files)
 
 
-def serve(kept: Ledger, args: argparse.Namespace, environ: Mapping[str, str]) -> str:
-    """Write what is served; return what was done."""
-    commit = train.commit() or "unknown"
-    content = msgspec.json.encode(Champion(commit, args.version, args.digest, args.image)) + b"\n"
-    kept.write(
-        {ledger.CHAMPION: content}, f"{commit[:7]}: champion is version {args.version}", github.authorization(environ)
-    )
-    return f"champion is version {args.version}, of {commit[:7]}"
+def release(kept: Ledger, args: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """Append a release, and let it be what is served; return what was done."""
+    commit = args.commit or train.commit() or "unknown"
+    entry = kept.entry(commit) if commit in kept.commits() else None
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    made = Release(
+        commit, args.version, args.digest, args.image, entry.verdict if entry else "", now, track.who(environ)[:300],
+        args.environment, args.rejected, args.reason[:300],
+    )  # fmt: skip
+    before = kept.champion()
+    if before and msgspec.structs.replace(before, made=now, by=made.by) == made:
+        return f"release {made.name} is in the ledger already"
+    content = msgspec.json.encode(made) + b"\n"
+    files = {f"releases/{now.replace(':', '')}-{made.name}.json": content, ledger.CHAMPION: content}
+    kept.write(files, f"{commit[:7]}: release {made.name}", github.authorization(environ))
+    return f"release {made.name}: version {made.version} is served, of {commit[:7]}"
 
 
 def shown(kept: Ledger) -> str:

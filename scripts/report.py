@@ -9,25 +9,29 @@ Writes reports/report.json, and from it report.md, report.html and model_card.md
 """
 
 import csv
+import io
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
-from pawl import answers, paths, report
+from pawl import answers, bundle, paths, report
 from pawl.answers import Answers
 from pawl.gate import rules
 from pawl.gate.rules import Gates
 from pawl.ledger import Corrupt, Ledger
 from pawl.pipeline import train
 from pawl.problem import Problem
-from pawl.report import Report, assess, html, text
+from pawl.report import Report, assess, card, html, text
 from scripts import baseline, changes, cli, github
 from scripts.measured import measured, stages, stale
+
+ABOUT = Path("src/task/card.md")  # yours: use and limits, in words
 
 
 @cli.told
@@ -35,9 +39,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Measure, compare, judge, write."""
     parser = cli.parser("report", __doc__)
     parser.add_argument("--base", help="a commit, for example origin/main")
-    parser.add_argument(
-        "--no-train", action="store_true", help="never train the base: its entry in the ledger, or nothing"
-    )
+    parser.add_argument("--no-train", action="store_true", help="never train the base: its ledger entry, or nothing")
     parser.add_argument("--exit-code", action="store_true", help="1 where the verdict is no")
     args = parser.parse_args(argv)
     base = None if args.base is None else baseline.resolve(args.base)
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     found, mine, theirs = compare(base, args.base, gates, environ, may_train=not args.no_train)
     write(found, gates, mine, theirs)
     github.summary(environ, text.markdown(found, gates))
-    print(text.terminal(found, gates, width=width(), color=sys.stdout.isatty() and "NO_COLOR" not in environ))
+    width, color = min(100, shutil.get_terminal_size((100, 24)).columns), sys.stdout.isatty()
+    print(text.terminal(found, gates, width, color=color and "NO_COLOR" not in environ))
     return 1 if args.exit_code and not found.allowed else 0
 
 
@@ -58,22 +61,19 @@ def compare(
         raise Problem(f"the model was trained before {changed} changed", paths.BUNDLE, "run `make run`")
     model, mine = measured(paths.BUNDLE.parent.parent, train.commit() or "unknown", gates)
     metric, curves = learning()
-    found = msgspec.structs.replace(
-        assess.empty(model), seconds=stages(), curves={"learning": curves}, learning=metric, importances=importances()
-    )
+    measures = {"seconds": stages(), "curves": {"learning": curves}, "learning": metric, "importances": importances()}
+    found = msgspec.structs.replace(assess.empty(model), **measures)
     today = datetime.now(UTC).date()
     if base is None:
         why = "none was asked for (BASE=main, for example)" if asked is None else "this is the first commit"
-        found = msgspec.structs.replace(found, champion_why="")
         return assess.assess(found, gates, mine, None, None, [], "first", why, today), mine, None
     ledger = Ledger()
     other = baseline.find(base, mine, gates, ledger, train=may_train)
     champion, no_champion = baseline.champion(ledger, mine, environ)
     known = other.known
-    if known:
-        known = known._replace(shown=msgspec.structs.replace(known.shown, name=called(known.shown.commit, asked)))
     differs = changes.since(known.shown.commit if known else base, base)
     if known:
+        known = known._replace(shown=msgspec.structs.replace(known.shown, name=called(known.shown.commit, asked)))
         data = changes.data(other.splits, other.columns, other.own, model, mine)
         differs = msgspec.structs.replace(differs, data=data)
     found = msgspec.structs.replace(found, changes=differs, champion_why=no_champion[:300])
@@ -95,14 +95,26 @@ def write(found: Report, gates: Gates, mine: Answers, theirs: Answers | None) ->
     paths.REPORT.write_bytes(content)
     paths.REPORT.with_suffix(".md").write_text(text.markdown(found, gates))
     paths.REPORT.with_suffix(".html").write_text(html.page(found, gates))
-    paths.REPORT.with_name("model_card.md").write_text(text.card(found, gates, github.project()))
+    about = ABOUT.read_text("utf-8") if ABOUT.exists() else ""
+    paths.CARD.write_text(card.card(found, gates, github.project(), predicts(), about))
     for path, each in ((paths.ANSWERS, mine), (paths.BASE_ANSWERS, theirs)):
         path.unlink(missing_ok=True)
         if each is not None:
             path.write_bytes(answers.dump(each))
 
 
-def judging(base: str | None) -> Any:
+def predicts() -> str:
+    """Return what the model predicts, in a sentence."""
+    made = json.loads((paths.BUNDLE / bundle.MANIFEST).read_text())
+    what = f"`{made['model']}` predicts `{made['target']}`"
+    if made["task"] == "regression":
+        return f"{what}, a number, of one row at a time."
+    what += f", one of {', '.join(f'`{label}`' for label in made['labels'][:10])}, of one row at a time, with their probabilities."
+    positive = f" `{made['labels'][-1]}` is answered from a probability of {made['threshold']:g}."
+    return what + (positive if made["task"] == "binary" else "")
+
+
+def judging(base: str | None) -> Path:
     """Return the gates that judge: those of the baseline's commit, so that no change lowers its own bar."""
     theirs = baseline.git("show", f"{base}:{paths.GATES}", check=False) if base else b""
     if not theirs or theirs == paths.GATES.read_bytes():
@@ -124,33 +136,20 @@ def called(commit: str, asked: str | None) -> str:
 
 def learning() -> tuple[str, dict[str, report.Points]]:
     """Return the first metric of the training, and its curve per split."""
-    with paths.HISTORY.open() as file:
-        lines = list(csv.DictReader(file))
-    first = lines[0]["metric"] if lines else ""
-    found: dict[str, report.Points] = {}
+    lines = list(csv.DictReader(io.StringIO(paths.HISTORY.read_text())))
+    first, found = lines[0]["metric"] if lines else "", dict[str, report.Points]()
     for split in dict.fromkeys(line["split"] for line in lines):
-        points = [
-            (float(line["round"]), float(line["value"]))
-            for line in lines
-            if (line["split"], line["metric"]) == (split, first)
-        ]
-        found[split] = tuple(points[:: max(1, -(-len(points) // report.POINTS))])
+        chosen = [line for line in lines if (line["split"], line["metric"]) == (split, first)]
+        some = chosen[:: max(1, -(-len(chosen) // report.POINTS))]
+        found[split] = tuple((float(line["round"]), float(line["value"])) for line in some)
     return first[:300], found
 
 
 def importances() -> tuple[tuple[str, float], ...]:
     """Return the features that the model rests on most, and their share."""
     path = paths.PLOTS / "importances.csv"
-    if not path.exists():
-        return ()
-    with path.open() as file:
-        lines = list(csv.DictReader(file))
+    lines = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
     return tuple((line["feature"][:300], float(line["importance"])) for line in lines[:30])
-
-
-def width() -> int:
-    """Return how wide the terminal is, at most 100 columns."""
-    return min(100, shutil.get_terminal_size((100, 24)).columns)
 
 
 if __name__ == "__main__":

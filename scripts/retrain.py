@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from github import GithubException
 
 from pawl import paths, report
 from pawl.gate import rules
@@ -28,8 +29,6 @@ BOT = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@use
 @cli.told
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Compare, push, propose."""
-    from github import GithubException
-
     try:
         lock, content, body = (read(path) for path in (paths.LOCKFILE, paths.REPORT, paths.REPORT.with_suffix(".md")))
         named = git("show", "HEAD:dvc.lock") if git("ls-tree", "HEAD", "dvc.lock") else ""  # git need not have one
@@ -66,11 +65,8 @@ def push(environ: Mapping[str, str], title: str) -> None:
     """Let the branch hold HEAD and the new lock, and nothing of an earlier proposal."""
     identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in BOT.items()}
     # In the environment, not among the words: those can be read by every process.
-    settings = {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": "http.extraheader",
-        "GIT_CONFIG_VALUE_0": github.authorization(environ),
-    }
+    settings = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraheader"}
+    settings["GIT_CONFIG_VALUE_0"] = github.authorization(environ)
     git("add", "--", *FILES)
     git("commit", "--quiet", "--message", title, "--", *FILES, environ=identity)
     where = f"{environ['GITHUB_SERVER_URL']}/{environ['GITHUB_REPOSITORY']}"
@@ -93,13 +89,11 @@ def propose(environ: Mapping[str, str], title: str, body: str) -> str:
 
 def git(*words: str, environ: Mapping[str, str] | None = None) -> str:
     """Return what git prints; raise Problem with its message if it fails."""
-    done = subprocess.run(
-        ["git", *words], check=False, capture_output=True, text=True, env={**os.environ, **(environ or {})}
-    )
+    inside = {**os.environ, **(environ or {})}
+    done = subprocess.run(["git", *words], check=False, capture_output=True, text=True, env=inside)
     if done.returncode:
-        raise Problem(
-            f"git {words[0]} failed: {' '.join(done.stderr.split())[-1000:]}", BRANCH, "the token needs contents: write"
-        )
+        what = f"git {words[0]} failed: {' '.join(done.stderr.split())[-1000:]}"
+        raise Problem(what, BRANCH, "the token needs contents: write")
     return done.stdout
 
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -26,7 +25,18 @@ from typing import Any
 
 from scripts import environment
 
+if __name__ == "__main__":
+    environment.reenter("scripts.run", sys.argv[1:])  # what follows is not there without it
+
+from pawl import config, paths, schema
+from pawl.pipeline import fingerprint
+from pawl.problem import Problem, Unreachable
+from pawl.yamlfile import refuse_name
+from scripts import cli, stage, worker
+from scripts.workspace import made
+
 INTERRUPTED = 130
+WRITABLE = "check disk space and rights, then run again"
 OUTPUTS = ("data", "models", "reports", "dvc.lock")
 HEADLINE = {
     "binary": ("roc_auc", "accuracy", "f1", "log_loss", "ece"),
@@ -35,11 +45,10 @@ HEADLINE = {
 }
 
 
+@cli.told
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and show one screen."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser("run", __doc__)
     parser.add_argument("stages", nargs="*", help="stages to end with; all without")
     parser.add_argument("--force", action="store_true", help="run stages that did not change too")
     parser.add_argument("--no-run-cache", action="store_true", help="take nothing from earlier runs")
@@ -48,35 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.debug:
         os.environ["PAWL_DEBUG"] = "1"
-
-    from pawl.problem import Problem
-
-    if not Path("params.yaml").exists():
-        environment.tell(str(Problem("params.yaml does not exist", Path.cwd(), "run from the project's root")))
-        return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a cancelled job gets: outputs are put back
     try:
+        if not paths.PARAMS.exists():
+            raise Problem("params.yaml does not exist", Path.cwd(), "run from the project's root")
         if args.example:
             os.chdir(workspace(args.example))
         with only_run():
             return run(args)
-    except Problem as problem:
-        environment.tell(str(problem))
-        return problem.code
     except OSError as error:
         if args.debug:
             raise
-        environment.tell(f"error: {error}\n  where: {Path.cwd()}\n  fix: check disk space and rights, then run again")
-        return 3
+        raise Unreachable(str(error), Path.cwd(), WRITABLE) from error
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the configuration, run DVC, put outputs back where it failed, print the summary."""
-    from pawl import config, paths, schema
-    from pawl.pipeline import fingerprint
-    from pawl.yamlfile import refuse_name
-    from scripts import stage, worker
-
     started = time.time()
     params = config.load(paths.PARAMS)
     check_columns(params, schema.load(paths.SCHEMA))
@@ -95,10 +91,8 @@ def run(args: argparse.Namespace) -> int:
                 end_children()
                 put_back()
                 code = next((entry["code"] for entry in _stages() if entry["code"]), None)
-                if (
-                    isinstance(error, KeyboardInterrupt)
-                    or f"exited with -{signal.SIGINT:d}" in f"{error} {error.__cause__}"
-                ):
+                ctrl_c = f"exited with -{signal.SIGINT:d}" in f"{error} {error.__cause__}"
+                if ctrl_c or isinstance(error, KeyboardInterrupt):
                     environment.tell("interrupted: data/, models/ and reports/ are what they were before")
                     return INTERRUPTED
                 if code is None:  # DVC's own trouble: no stage has spoken
@@ -122,31 +116,21 @@ def end_children() -> None:
 
 def of_dvc(error: Exception) -> Exception:
     """Return what DVC's error means to a user."""
-    from pawl.problem import Problem, Unreachable
-
     cause = " ".join(" ".join(str(part) for part in (error, error.__cause__ or "")).split())[:300]
     if "is busy" in cause or "Unable to acquire lock" in cause:
         return Unreachable("another DVC command works on this project", cause, "wait for it, or end it, then run again")
     if any(sign in cause for sign in ("[Errno 28]", "[Errno 30]", "[Errno 13]", "No possible cache link types")):
-        return Unreachable(f"DVC cannot write: {cause}", Path.cwd(), "check disk space and rights, then run again")
+        return Unreachable(f"DVC cannot write: {cause}", Path.cwd(), WRITABLE)
     fix = "a conflict in dvc.lock: `make relock`; anything else: see DVC's message"
     return Problem(f"DVC stopped: {cause}", "dvc.yaml, dvc.lock", fix)
 
 
 def check_columns(params: Any, known: Any) -> None:
     """Raise Problem if params.yaml names a column that schema.yaml does not have."""
-    from pawl import paths, schema
-
-    columns = params.columns
-    names = {
-        "target": params.target,
-        "columns.id": columns.id,
-        "columns.time": columns.time,
-        "columns.group": columns.group,
-        "columns.split": columns.split,
-    }
+    names = {"target": params.target}
+    names |= {f"columns.{role}": getattr(params.columns, role) for role in ("id", "time", "group", "split")}
     lists = {
-        "columns.ignore": columns.ignore,
+        "columns.ignore": params.columns.ignore,
         "evaluate.slices": params.evaluate.slices,
         "prepare.drop_missing": params.prepare.drop_missing,
         "validate.allow_leakage": params.validate.allow_leakage,
@@ -158,20 +142,13 @@ def check_columns(params: Any, known: Any) -> None:
 
 def check_estimator(warm: Any) -> None:
     """Raise SystemExit unless the estimator and its parameters exist. It costs an import of seconds, so that what was found right is noted."""
-    from pawl import paths
-    from scripts import worker
-
-    noted = paths.STATE / "checked"
-    state = hashlib.sha256(
-        b"".join(path.read_bytes() for path in (paths.PARAMS, paths.LOCK, Path("src/task/model.py")))
-    ).hexdigest()
+    noted, causes = paths.STATE / "checked", (paths.PARAMS, paths.LOCK, Path("src/task/model.py"))
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in causes)).hexdigest()
     if noted.exists() and noted.read_text() == state:
         return
     warm.start()
-    code = worker.ask("check")
-    if code is None:
-        code = worker.check()
-    if code:
+    asked = worker.ask("check")
+    if code := worker.check() if asked is None else asked:
         raise SystemExit(code)
     noted.parent.mkdir(exist_ok=True)
     noted.write_text(state)
@@ -191,7 +168,8 @@ def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tupl
                 ran.append(str(record.args[0]))  # type: ignore[index]  # DVC passes the stage's name
                 if ran[-1] != "fingerprint":
                     warm.start()
-                    _show(f"{ran[-1]} ...")
+                    if sys.stderr.isatty() and not os.environ.get("CI"):  # CI's log needs no progress
+                        environment.tell(f"{ran[-1]} ...")
             elif words.startswith("Stage '%s' is cached"):
                 cached.append(str(record.args[0]))  # type: ignore[index]  # same
 
@@ -201,13 +179,13 @@ def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tupl
     offline = {"core": {"analytics": False, "check_update": False, "no_scm": not Path(".git").exists()}}
     try:
         with Repo(config=offline) as repo, lock_repo(repo):
-            for stage in repo.index.stages:
+            for each in repo.index.stages:
                 # It was just looked at: DVC need not start a process to look again.
-                stage.always_changed = stage.always_changed and not same_source
+                each.always_changed = each.always_changed and not same_source
             repo.reproduce(args.stages or None, force=args.force, run_cache=not args.no_run_cache)
     finally:
         log.handlers = before
-    return [stage for stage in ran if stage != "fingerprint"], cached
+    return [name for name in ran if name != "fingerprint"], cached
 
 
 @contextlib.contextmanager
@@ -216,8 +194,6 @@ def kept() -> Iterator[Callable[[], None]]:
 
     What a run left that was killed is put back first: it holds the only copy of what that run had removed.
     """
-    from pawl import paths
-
     folder, partial = paths.STATE / "before", paths.STATE / "before.partial"
 
     def put_back() -> None:
@@ -242,81 +218,52 @@ def kept() -> Iterator[Callable[[], None]]:
 
 
 def _link(source: str, target: str) -> None:
-    # metrics.json is not of DVC's: a stage may write into the same file.
-    if source.endswith("metrics.json"):
-        shutil.copy2(source, target)
-        return
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target)
+    with contextlib.suppress(OSError):
+        if not source.endswith("metrics.json"):  # it is not of DVC's: a stage may write into the same file
+            os.link(source, target, follow_symlinks=False)
+            return
+    shutil.copy2(source, target)
 
 
 @contextlib.contextmanager
-def only_run() -> Iterator[None]:
-    """Refuse a second run of the same project at the same time."""
-    from pawl import paths
-    from pawl.problem import Unreachable
-
+def only_run(lock: str = "lock") -> Iterator[None]:
+    """Refuse a second run of the same project at the same time; of the same kind, by the lock's name."""
     paths.STATE.mkdir(exist_ok=True)
-    with (paths.STATE / "lock").open("w") as file:
+    with (paths.STATE / lock).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Unreachable(
-                "another run of this project is going on", Path.cwd(), "wait for it, or end it"
-            ) from error
+            what, fix = "another run of this project is going on", "wait for it, or end it"
+            raise Unreachable(what, Path.cwd(), fix) from error
         yield
 
 
 def workspace(example: str) -> Path:
     """Return a folder where an example runs: this project's code with the example's configuration and outputs of its own."""
-    from pawl.yamlfile import refuse_name
-
     given = Path("examples") / example
     if not (given / "params.yaml").exists():
-        refuse_name(
-            f"--example {example}",
-            example,
-            sorted(path.parent.name for path in Path("examples").glob("*/params.yaml")),
-            where="examples/",
-        )
-    for name in re.findall(r"\$\{?(\w+)", (given / "params.yaml").read_text()):
-        if name in os.environ:  # a path relative to here is another one there
-            os.environ[name] = str(Path(os.environ[name]).absolute())
-    folder = (Path(".pawl/examples") / example).absolute()
-    for name in ("src", "scripts", "requirements"):
-        shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (Path("dvc.yaml"), Path(".dvcignore"), Path("pyproject.toml"), *given.glob("*.yaml")):
-        shutil.copy2(path, folder / path.name)
-    (folder / ".dvc").mkdir(exist_ok=True)
-    shutil.copy2(".dvc/config", folder / ".dvc/config")
-    return folder
+        known = [path.parent.name for path in Path("examples").glob("*/params.yaml")]
+        refuse_name(f"--example {example}", example, known, where="examples/")
+    return made((Path(".pawl/examples") / example).absolute(), given)
 
 
 def summary(task: str, ran: list[str], cached: list[str], seconds: float, *, whole: bool) -> str:
     """Return the one screen that ends a run."""
     where = f"  (in .pawl/examples/{Path.cwd().name})" if Path.cwd().parent.name == "examples" else ""
-    times = {
-        entry["stage"]: f"{entry['stage']} {entry['seconds']:.1f} s" for entry in _stages() if entry["stage"] in ran
-    }
-    order = ("ingest", "validate", "prepare", "featurize", "train", "evaluate")
-    unchanged = [name for name in order if name not in ran and name not in cached]
+    seconds_of = {entry["stage"]: entry["seconds"] for entry in _stages() if entry["stage"] in ran}
+    times = ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds_of.items())
+    unchanged = [name for name in stage.STAGES if name not in {"fingerprint", *ran, *cached}]
     lines = ["", *(_measured(task) if whole else [])]
-    lines.append(f"  ran          {', '.join(times.values()) or 'nothing: no input changed'}")
+    lines.append(f"  ran          {times or 'nothing: no input changed'}")
     lines += [f"  {'unchanged' if whole else 'not run':<12} {', '.join(unchanged)}"] if unchanged else []
     lines += [f"  from cache   {', '.join(cached)}"] if cached else []
     lines.append(f"  in all       {seconds:.1f} s")
-    if not whole:
-        return "\n".join([*lines, "", "next: `make run` for the rest"])
-    lines += ["", f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}"]
-    return "\n".join(lines)
+    made = f"model: models/bundle · numbers: reports/metrics.json, reports/slices.json{where}"
+    return "\n".join([*lines, "", made if whole else "next: `make run` for the rest"])
 
 
 def _measured(task: str) -> list[str]:
     """Return what the reports say of the model."""
-    from pawl import paths
-
     report = json.loads(paths.METRICS.read_text())
     manifest = json.loads((paths.BUNDLE / "manifest.json").read_text())
     splits = json.loads(paths.SPLITS.read_text())
@@ -328,10 +275,8 @@ def _measured(task: str) -> list[str]:
         others = "".join(f" {_number(report[split][metric]['value']):>8}" for split in ("valid", "train"))
         interval = f"{_number(value['low'])} to {_number(value['high'])}"
         lines.append(f"  {metric:<12} {_number(value['value']):>8}  {interval:<18}" + others)
-    lines += [
-        "",
-        "  rows         " + ", ".join(f"{split} {entry['rows']:,}" for split, entry in splits["splits"].items()),
-    ]
+    counts = ", ".join(f"{split} {entry['rows']:,}" for split, entry in splits["splits"].items())
+    lines += ["", f"  rows         {counts}"]
     lines += [f"  dropped      {count:,} rows: {reason}" for reason, count in splits["dropped"].items() if count]
     return lines + [f"  warning      {text}" for text in splits["warnings"]]
 
@@ -341,17 +286,8 @@ def _number(value: float | None) -> str:
 
 
 def _stages() -> list[dict[str, Any]]:
-    from pawl import paths
-
     return [json.loads(line) for line in paths.STAGES.read_text().splitlines()] if paths.STAGES.exists() else []
 
 
-def _show(text: str) -> None:
-    """Say what goes on, on a terminal only: CI's log needs no progress."""
-    if sys.stderr.isatty() and not os.environ.get("CI"):
-        environment.tell(text)
-
-
 if __name__ == "__main__":
-    environment.reenter("scripts.run", sys.argv[1:])
-    raise SystemExit(main())
+    sys.exit(main())

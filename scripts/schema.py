@@ -4,21 +4,23 @@ python -m scripts.schema            adds new columns, removes those that are gon
 python -m scripts.schema --force    infers every column again
 """
 
-import argparse
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from pawl import config, paths, schema, source, yamlfile
 from pawl.pipeline import ingest
 from pawl.problem import Problem
+from scripts import cli
 
 MOST_VALUES = 200  # more distinct values than this make a text, not a category
+HEAD = "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
 MISSING_STEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 TYPES = {kind: schema.arrow_types({kind: kind})[kind] for kind in ("integer", "number", "boolean", "datetime")}
 
@@ -34,9 +36,6 @@ class Seen:
 
     def add(self, column: Any) -> None:
         """Take in a pyarrow array."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         self.rows += len(column)
         self.missing += column.null_count
         counted = column.drop_null().value_counts()
@@ -46,9 +45,8 @@ class Seen:
             self.values |= set(text.slice(0, MOST_VALUES + 1).to_pylist())
         padded = pc.any(pc.match_substring_regex(text, r"^[+-]?0\d")).as_py()  # 007 is a code, not a number
         typed = {kind: ingest.cast(values, TYPES[kind]) for kind in self.kinds}
-        self.kinds = [
-            kind for kind, (_, bad) in typed.items() if not len(bad) and not (padded and kind in {"integer", "number"})
-        ]
+        possible = ("boolean", "datetime") if padded else TYPES
+        self.kinds = [kind for kind, (_, bad) in typed.items() if not len(bad) and kind in possible]
         if "number" in self.kinds and len(values):
             sizes = typed["number"][0]
             self.total += pc.sum(pc.multiply(pc.abs(sizes), counts)).as_py()
@@ -86,28 +84,18 @@ def infer(params: config.Params) -> dict[str, dict[str, Any]]:
         for name in batch.schema.names:
             column = ingest.replaced(batch.column(name), params.ingest.replace.get(name, {}))
             seen.setdefault(name, Seen()).add(column)
-    return {
-        name: column.rules(
-            label=name == params.target and params.task != "regression", role=name in params.roles - {params.target}
-        )
-        for name, column in seen.items()
-    }
+    label, others = params.target if params.task != "regression" else None, params.roles - {params.target}
+    return {name: column.rules(label=name == label, role=name in others) for name, column in seen.items()}
 
 
 def text_of(inferred: dict[str, dict[str, Any]], old: str) -> tuple[str, list[str], list[str]]:
     """Return the new file, the columns that are new in it, and those that went. Entries that stay keep their text, comments too."""
     kept = _entries(old)
-    head = (
-        old[: start.start()]
-        if (start := re.search(r"^columns:", old, re.MULTILINE))
-        else "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
-    )
+    start = re.search(r"^columns:", old, re.MULTILINE)
+    head = old[: start.start()] if start else HEAD
     blocks = [kept.get(name) or "  " + _entry(name, rules) for name, rules in inferred.items()]
-    return (
-        head + "columns:\n" + "".join(block if block.endswith("\n") else block + "\n" for block in blocks),
-        [name for name in inferred if name not in kept],
-        [name for name in kept if name not in inferred],
-    )
+    new = head + "columns:\n" + "".join(block if block.endswith("\n") else block + "\n" for block in blocks)
+    return new, [name for name in inferred if name not in kept], [name for name in kept if name not in inferred]
 
 
 def _entry(name: str, rules: dict[str, Any]) -> str:
@@ -119,23 +107,17 @@ def _entry(name: str, rules: dict[str, Any]) -> str:
 def _entries(old: str) -> dict[str, str]:
     """Return {column: its lines} of a schema file, comments before an entry included."""
     node = yaml.compose(old) if old.strip() else None
-    columns = (
-        next((value for key, value in node.value if key.value == "columns"), None)
-        if isinstance(node, yaml.MappingNode)
-        else None
-    )
+    top = node.value if isinstance(node, yaml.MappingNode) else []
+    columns = next((value for key, value in top if key.value == "columns"), None)
     if not isinstance(columns, yaml.MappingNode) or not columns.value:
         return {}
     if columns.flow_style or columns.value[0][0].start_mark.column != 2:
         fix = "write one line per column, indented by two spaces; or --force, which infers all of them again"
         raise Problem("the columns are not written one below the other", paths.SCHEMA, fix)
     lines = old.splitlines(keepends=True)
-    starts = [key.start_mark.line for key, _ in columns.value]
-    starts = [_with_comments(lines, start) for start in starts] + [len(lines)]
-    return {
-        str(key.value): "".join(lines[starts[number] : starts[number + 1]])
-        for number, (key, _) in enumerate(columns.value)
-    }
+    names = {str(key.value): _with_comments(lines, key.start_mark.line) for key, _ in columns.value}
+    ends = [*names.values(), len(lines)][1:]
+    return {name: "".join(lines[start:end]) for (name, start), end in zip(names.items(), ends, strict=True)}
 
 
 def _with_comments(lines: list[str], start: int) -> int:
@@ -144,34 +126,26 @@ def _with_comments(lines: list[str], start: int) -> int:
     return start
 
 
+@cli.told
 def main(argv: list[str] | None = None) -> int:
     """Write schema.yaml and say what changed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.schema", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser("schema", __doc__)
     parser.add_argument("--force", action="store_true", help="infer columns again whose rules are in the file")
     parser.add_argument("--example", help="a folder in examples/")
     args = parser.parse_args(argv)
     folder = Path("examples") / args.example if args.example else Path()
-    try:
-        params = config.load(folder / paths.PARAMS)
-        inferred = infer(params)
-        path = folder / paths.SCHEMA
-        old = path.read_text() if path.exists() and not args.force else ""
-        if old.strip():
-            yamlfile.read_yaml(path)  # refuses what it cannot keep
-        new, added, gone = text_of(inferred, old)
-        if params.target not in inferred:
-            yamlfile.refuse_name(
-                f"target: {params.target}", params.target, list(inferred), where=str(folder / paths.PARAMS)
-            )
-    except Problem as problem:
-        print(problem, file=sys.stderr)
-        return problem.code
+    given, path = folder / paths.PARAMS, folder / paths.SCHEMA
+    params = config.load(given)
+    inferred = infer(params)
+    old = path.read_text() if path.exists() and not args.force else ""
+    if old.strip():
+        yamlfile.read_yaml(path)  # refuses what it cannot keep
+    new, added, gone = text_of(inferred, old)
+    if params.target not in inferred:
+        yamlfile.refuse_name(f"target: {params.target}", params.target, list(inferred), where=str(given))
     path.write_text(new)
-    print(
-        f"{path}: {len(inferred)} columns; new: {', '.join(added) or 'none'}; removed: {', '.join(gone) or 'none'}; kept as they were: {len(inferred) - len(added)}"
-    )
+    changed = f"new: {', '.join(added) or 'none'}; removed: {', '.join(gone) or 'none'}"
+    print(f"{path}: {len(inferred)} columns; {changed}; kept as they were: {len(inferred) - len(added)}")
     for name in added:
         print("  " + _entry(name, inferred[name]).strip()[:98])
     print("next: read schema.yaml, tighten it where you know more, then `make run`")

@@ -5,7 +5,6 @@ python -m scripts.stage train
 Exit code: 0 done, 2 your input or configuration, 3 something outside did not answer.
 """
 
-import argparse
 import importlib
 import json
 import os
@@ -18,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pawl import config, paths, schema
-from pawl.problem import Problem
-from scripts import worker
+from pawl.problem import Problem, Unreachable
+from scripts import cli, worker
 
 # stage: what its run() takes. Each part of params.yaml that stands here stands in dvc.yaml too; a test compares them.
 STAGES: dict[str, Callable[[config.Params], tuple[Any, ...]]] = {
@@ -36,9 +35,7 @@ HEAVY = {"featurize", "train", "evaluate"}  # they import scikit-learn and Light
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage, in a warm worker where `scripts.run` keeps one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.stage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser("stage", __doc__)
     parser.add_argument("stage", choices=STAGES)
     stage = parser.parse_args(argv).stage
     os.environ.update(worker.THREADS | os.environ)
@@ -49,52 +46,33 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(stage: str) -> int:
     """Run the stage in this process; note its time and memory for the summary of `scripts.run`."""
-    started, code = time.time(), 1
+    started, failed, bug = time.time(), None, None
     try:
         params = config.load(paths.PARAMS)
         importlib.import_module(f"pawl.pipeline.{stage}").run(*STAGES[stage](params))
-        code = 0
     except Problem as problem:
-        code = problem.code
-        print(problem, file=sys.stderr)
+        failed = problem
     except MemoryError:
-        code = 2
-        print(
-            f"error: out of memory\n  where: stage {stage}\n  fix: give it more memory, or fewer rows", file=sys.stderr
-        )
+        failed = Problem("out of memory", f"stage {stage}", "give it more memory, or fewer rows")
     except OSError as error:
-        code = 3
-        print(
-            f"error: {error.strerror or error}\n  where: {error.filename or stage}\n  fix: check disk space and rights, then run again",
-            file=sys.stderr,
-        )
+        fix = "check disk space and rights, then run again"
+        failed = Unreachable(error.strerror or str(error), error.filename or stage, fix)
     except Exception as error:  # noqa: BLE001 - a stage's last words name the stage
-        print(
-            f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  where: stage {stage}\n  fix: python -m scripts.run --debug shows where",
-            file=sys.stderr,
-        )
-        if os.environ.get("PAWL_DEBUG"):
-            traceback.print_exc()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        what = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        failed, bug = Problem(what, f"stage {stage}", "python -m scripts.run --debug shows where"), error
+    code = 1 if bug else failed.code if failed else 0
+    if failed:
+        print(failed, file=sys.stderr)
+    if bug and os.environ.get("PAWL_DEBUG"):
+        traceback.print_exception(bug)
+    seconds, peak = round(time.time() - started, 3), round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     paths.STATE.mkdir(exist_ok=True)
     with paths.STAGES.open("a") as file:
-        file.write(
-            json.dumps(
-                {
-                    "stage": stage,
-                    "started": started,
-                    "seconds": round(time.time() - started, 3),
-                    "peak_mib": round(peak),
-                    "code": code,
-                }
-            )
-            + "\n"
-        )
+        note = {"stage": stage, "started": started, "seconds": seconds, "peak_mib": peak, "code": code}
+        file.write(json.dumps(note) + "\n")
     return code
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C ends it without a traceback; `scripts.run` says what that means
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback; `scripts.run` says what it means
     raise SystemExit(main())

@@ -1,12 +1,15 @@
-"""Open MLflow's pages on the embedded registry: python -m scripts.ui.
+"""Open MLflow's pages on the embedded registry.
 
-The registry of GitHub's runs: python -m scripts.store pull ghcr.io/OWNER/REPOSITORY/registry:main, in a folder without one.
+python -m scripts.ui                                 http://127.0.0.1:5000
+python -m scripts.ui --host 0.0.0.0 --port 8080      for others too: MLflow asks nobody for a password
+
+The registry of GitHub's runs: python -m scripts.store pull ghcr.io/OWNER/REPOSITORY/registry, in a folder without one.
 """
 
-import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from pawl import paths, tracking
 from pawl.problem import Problem
@@ -14,20 +17,24 @@ from scripts import cli
 
 
 @cli.told
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C."""
+    parser = cli.parser("ui", __doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    args = parser.parse_args(argv)
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", "the embedded registry", "run `make run`")
-    port = int(os.environ.get("PAWL_UI_PORT", "5000"))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise Problem(
-                f"port {port} is taken", "127.0.0.1", "end what listens there, or set PAWL_UI_PORT to another"
-            )
-    print(f"http://127.0.0.1:{port}", file=sys.stderr, flush=True)
+        try:
+            probe.bind((args.host, args.port))
+        except OSError as error:
+            fix = "end what listens there, or take another: make ui PORT=5001"
+            raise Problem(f"{args.host}:{args.port} cannot be used: {error.strerror}", "--host, --port", fix) from error
+    print(f"http://{args.host}:{args.port}", file=sys.stderr, flush=True)
     try:
-        return subprocess.run(tracking.command(port), env=tracking.quiet(), check=False).returncode
+        return subprocess.run(tracking.command(args.host, args.port), env=tracking.quiet(), check=False).returncode
     except KeyboardInterrupt:
         return 0
 

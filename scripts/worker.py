@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+
+from scripts import cli
 
 WARM = (
     "lightgbm", "pandas", "pyarrow.parquet", "scipy.sparse", "scipy.stats", "skops.io", "sklearn.compose", "sklearn.metrics",
@@ -26,34 +27,22 @@ THREADS = {"GOMP_SPINCOUNT": "10000"}
 ADDRESS = "PAWL_WORKER"  # the socket's path, in the environment of the stages
 
 
-class Worker:
+class Worker(contextlib.ExitStack):
     """The worker of one run. `with Worker() as worker` ends it."""
 
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its children too
-            self.process.wait()
-        if self.folder:
-            self.folder.cleanup()
-        os.environ.pop(ADDRESS, None)
+    process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it unless it runs. Its imports go on while this process does."""
         if self.process or sys.platform != "linux":
             return
-        self.folder = tempfile.TemporaryDirectory(prefix="pawl-")
-        os.environ[ADDRESS] = str(Path(self.folder.name) / "socket")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.worker", os.environ[ADDRESS]], start_new_session=True
-        )
-        while not Path(os.environ[ADDRESS]).exists() and self.process.poll() is None:
+        address = str(Path(self.enter_context(tempfile.TemporaryDirectory(prefix="pawl-"))) / "socket")
+        process = subprocess.Popen([sys.executable, "-m", "scripts.worker", address], start_new_session=True)
+        self.callback(process.wait)
+        self.callback(os.killpg, process.pid, signal.SIGKILL)  # its children too
+        self.callback(os.environ.pop, ADDRESS, None)
+        self.process, os.environ[ADDRESS] = process, address
+        while not Path(address).exists() and process.poll() is None:
             time.sleep(0.01)
 
 
@@ -84,10 +73,9 @@ def serve(address: str) -> None:
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
-                if not warm:
-                    for name in WARM:
-                        importlib.import_module(name)
-                    warm = True
+                for name in () if warm else WARM:
+                    importlib.import_module(name)
+                warm = True
                 continue
             with connection:
                 connection.settimeout(None)
@@ -123,17 +111,13 @@ def _child(job: str, descriptors: list[int], client: socket.socket, parent: int)
         os._exit(code)
 
 
+@cli.told
 def check() -> int:
     """Check the estimator that params.yaml names; return the exit code."""
     from pawl import config, estimator, paths
-    from pawl.problem import Problem
 
-    try:
-        params = config.load(paths.PARAMS)
-        estimator.check(params.problem, params.train)
-    except Problem as problem:
-        print(problem, file=sys.stderr, flush=True)
-        return problem.code
+    params = config.load(paths.PARAMS)
+    estimator.check(params.problem, params.train)
     return 0
 
 

@@ -61,22 +61,22 @@ class Answers(NamedTuple):
         return hashlib.sha256(f"{self.total} {self.task}".encode() + names).hexdigest()
 
 
+Labels = Annotated[tuple[Text, ...], msgspec.Meta(max_length=10_000)]
+
+
 class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers as they are written: arrays as little-endian bytes, probabilities with 32 bits, for two labels the positive one's alone."""
 
     version: Literal[1]
     task: TaskKind
-    labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=10_000)]
+    labels: Labels
     total: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
     rows: bytes
     y: bytes
     prediction: bytes
     probabilities: bytes
     group: bytes
-    slices: Annotated[
-        dict[Text, tuple[Annotated[tuple[Text, ...], msgspec.Meta(max_length=10_000)], bytes]],
-        msgspec.Meta(max_length=200),
-    ]
+    slices: Annotated[dict[Text, tuple[Labels, bytes]], msgspec.Meta(max_length=200)]
 
 
 def dump(answers: Answers, limit: int | None = None) -> bytes:
@@ -117,16 +117,14 @@ def load(content: bytes, where: str | Path) -> Answers:
             raise ValueError("a probability is not between 0 and 1")
         probabilities = probabilities.astype(float)
         probabilities = pair(probabilities[:, 0]) if stored.task == "binary" else probabilities
-        slices = {
-            name: (values, numbers(array(codes, "<u2", n), len(values)))
-            for name, (values, codes) in stored.slices.items()
-        }
+        parts = stored.slices.items()
+        slices = {name: (values, numbers(array(codes, "<u2", n), len(values))) for name, (values, codes) in parts}
         group = array(stored.group, "<u8", n).astype(np.uint64) if stored.group else None
     except (msgspec.MsgspecError, zlib.error, ValueError, RecursionError, MemoryError) as error:
-        raise Problem(f"these are no answers of a model: {str(error)[:200]}", where, "write them again with `make report`") from error  # fmt: skip
-    return Answers(
-        stored.task, stored.labels, names, y, prediction, probabilities if k else None, group, slices, stored.total
-    )
+        what, fix = f"these are no answers of a model: {str(error)[:200]}", "write them again with `make report`"
+        raise Problem(what, where, fix) from error
+    scores = probabilities if k else None
+    return Answers(stored.task, stored.labels, names, y, prediction, scores, group, slices, stored.total)
 
 
 def array(content: bytes, kind: str, count: int) -> Any:
@@ -166,11 +164,9 @@ def of_table(table: Any, task: TaskKind, labels: Sequence[str], public: Collecti
         return tuple((value if value == name or name in public else hidden(value))[:200] for value in values)
 
     slices = {}
-    for name in table.column_names:
-        if name.startswith("slice "):
-            by = name.removeprefix("slice ")
-            column = table.column(name).combine_chunks()
-            slices[by] = (named(by, column.dictionary.to_pylist()), column.indices.to_numpy().astype(np.int64))
+    for by in (name.removeprefix("slice ") for name in table.column_names if name.startswith("slice ")):
+        column = table.column(f"slice {by}").combine_chunks()
+        slices[by] = (named(by, column.dictionary.to_pylist()), column.indices.to_numpy().astype(np.int64))
     scores = [np.float32(table.column(f"probability {label}").to_numpy()).astype(float) for label in labels]
     probabilities = None if not scores else pair(scores[1]) if task == "binary" else np.stack(scores, axis=1)
     found = Answers(

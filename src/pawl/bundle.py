@@ -24,24 +24,14 @@ FORMAT = 1
 MANIFEST, PIPELINE, GOLDEN, TRAINED_ON = "manifest.json", "pipeline.skops", "golden.json", "trained_on.npy"
 # What a bundle may hold beside what skops trusts by itself. A name that ends in a dot stands for all below it.
 ALLOWED = (
-    "collections.OrderedDict",
-    "lightgbm.basic.Booster",
-    "lightgbm.sklearn.LGBMClassifier",
-    "lightgbm.sklearn.LGBMRegressor",
-    "lightgbm.sklearn.LGBMRanker",
-    "numpy.dtype",
-    "sklearn._loss.link.",
-    "sklearn._loss.loss.",
-    "sklearn._loss._loss.",
-    "sklearn.ensemble._hist_gradient_boosting.",
-    "sklearn.calibration.",
-    "sklearn.gaussian_process.kernels.",
-    "sklearn.neural_network._stochastic_optimizers.",
-    "sklearn.preprocessing.",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils._bunch.Bunch",
-    "task.",
-)
+    "collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor", "lightgbm.sklearn.LGBMRanker", "numpy.dtype", "sklearn._loss.link.",
+    "sklearn._loss.loss.", "sklearn._loss._loss.", "sklearn.ensemble._hist_gradient_boosting.", "sklearn.calibration.",
+    "sklearn.gaussian_process.kernels.", "sklearn.neural_network._stochastic_optimizers.", "sklearn.preprocessing.",
+    "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "task.",
+)  # fmt: skip
+Hashes = npt.NDArray[np.uint64]
+AGAIN = "fetch the bundle again"
 
 
 class Bundle(NamedTuple):
@@ -50,7 +40,7 @@ class Bundle(NamedTuple):
     pipeline: Any
     manifest: dict[str, Any]
     golden: dict[str, Any]
-    trained_on: npt.NDArray[np.uint64]
+    trained_on: Hashes
 
     @property
     def digest(self) -> str:
@@ -84,45 +74,26 @@ def predict(pipeline: Any, task: str, threshold: float, frame: Any) -> tuple[Any
 
 
 def save(
-    folder: Path,
-    *,
-    pipeline: Any,
-    manifest: Mapping[str, Any],
-    golden: Sequence[Mapping[str, Any]],
-    trained_on: npt.NDArray[np.uint64],
+    folder: Path, pipeline: Any, manifest: Mapping[str, Any], golden: Sequence[Mapping[str, Any]], trained_on: Hashes
 ) -> Bundle:
-    """Write a bundle and return it as it loads.
-
-    Raise Problem if the pipeline holds a type that is not allowed, or predicts something else once stored.
-    """
+    """Write a bundle and return it as it loads; raise Problem for a type that is not allowed, or if it predicts otherwise once stored."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = dump(pipeline)
     allowed_types(stored, folder / PIPELINE)
     (folder / PIPELINE).write_bytes(stored)
-    dtypes = dict(manifest["features"])
-    predictions, probabilities = predict(
-        pipeline, manifest["task"], manifest["threshold"], frames.from_records(golden, dtypes)
-    )
-    answers = {
-        "predictions": predictions.tolist(),
-        "probabilities": None if probabilities is None else probabilities.tolist(),
-    }
-    (folder / GOLDEN).write_text(json.dumps({"records": list(golden), **answers}, indent=1) + "\n")
+    frame = frames.from_records(golden, manifest["features"])
+    answers = predict(pipeline, manifest["task"], manifest["threshold"], frame)
+    predictions, probabilities = (None if each is None else each.tolist() for each in answers)
+    told = {"records": list(golden), "predictions": predictions, "probabilities": probabilities}
+    (folder / GOLDEN).write_text(json.dumps(told, indent=1) + "\n")
     np.save(folder / TRAINED_ON, np.sort(trained_on))
-    files = {
-        name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size}
-        for name in (GOLDEN, PIPELINE, TRAINED_ON)
-    }
+    files = {name: _facts(folder / name) for name in (GOLDEN, PIPELINE, TRAINED_ON)}
     content = {"format": FORMAT, **manifest, "files": files}
-    digest = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**content, "digest": digest}, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps({**content, "digest": _identity(content)}, indent=2) + "\n")
     bundle = load(folder)
     if check_golden(bundle):
-        raise Problem(
-            "the stored pipeline does not predict what the fitted one does",
-            folder,
-            "an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit",
-        )
+        fix = "an attribute of an estimator in src/task is lost when it is stored: set it in __init__ or fit"
+        raise Problem("the stored pipeline does not predict what the fitted one does", folder, fix)
     return bundle
 
 
@@ -130,33 +101,21 @@ def load(folder: Path) -> Bundle:
     """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest.get("format") != FORMAT:
-            raise Problem(
-                f"bundle format {manifest.get('format')} is not {FORMAT}", folder, "train again with this version"
-            )
-        content = {key: value for key, value in manifest.items() if key != "digest"}
-        if manifest["digest"] != "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
-            raise Problem(
-                "the manifest is not the one that was written: its digest differs",
-                folder / MANIFEST,
-                "fetch the bundle again",
-            )
+        if (version := manifest.get("format")) != FORMAT:
+            raise Problem(f"bundle format {version} is not {FORMAT}", folder, "train again with this version")
+        if manifest["digest"] != _identity({key: value for key, value in manifest.items() if key != "digest"}):
+            what = "the manifest is not the one that was written: its digest differs"
+            raise Problem(what, folder / MANIFEST, AGAIN)
         if set(manifest["files"]) != {GOLDEN, PIPELINE, TRAINED_ON}:
-            raise Problem(
-                f"the manifest lists {sorted(manifest['files'])}", folder / MANIFEST, "fetch the bundle again"
-            )
+            raise Problem(f"the manifest lists {sorted(manifest['files'])}", folder / MANIFEST, AGAIN)
         for name, expected in manifest["files"].items():
-            size = (folder / name).stat().st_size
-            if size != expected["size"] or _sha256(folder / name) != expected["sha256"]:
-                raise Problem(
-                    f"{name} is not the file that was written: {size} bytes, expected {expected['size']}; or its SHA-256 differs",
-                    folder / name,
-                    "fetch the bundle again",
-                )
+            if (facts := _facts(folder / name)) != expected:
+                sizes = f"{facts['size']} bytes, expected {expected['size']}; or its SHA-256 differs"
+                raise Problem(f"{name} is not the file that was written: {sizes}", folder / name, AGAIN)
     except FileNotFoundError as error:
         raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, "fetch the bundle again") from error
+        raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, AGAIN) from error
     pipeline = restore((folder / PIPELINE).read_bytes(), folder / PIPELINE)
     golden = json.loads((folder / GOLDEN).read_text())
     return Bundle(pipeline, manifest, golden, np.load(folder / TRAINED_ON, allow_pickle=False))
@@ -173,16 +132,9 @@ def digest_of(folder: Path) -> str:
 def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
     """Return the numbers of the golden rows whose prediction differs by more than the tolerance."""
     predictions, probabilities = bundle.predict(frames.from_records(bundle.golden["records"], bundle.dtypes))
-    got, expected = (
-        (predictions, bundle.golden["predictions"])
-        if probabilities is None
-        else (probabilities, bundle.golden["probabilities"])
-    )
-    difference = (
-        np.abs(np.asarray(got, dtype=float) - np.asarray(expected, dtype=float))
-        .reshape(len(predictions), -1)
-        .max(axis=1)
-    )
+    name, got = ("predictions", predictions) if probabilities is None else ("probabilities", probabilities)
+    expected = np.asarray(bundle.golden[name], dtype=float)
+    difference = np.abs(got - expected).reshape(len(expected), -1).max(axis=1)
     return [int(row) for row in np.flatnonzero(~(difference <= tolerance))]
 
 
@@ -198,12 +150,8 @@ def allowed_types(stored: bytes, where: Path) -> list[str]:
     import skops.io
 
     named: list[str] = skops.io.get_untrusted_types(data=stored)
-    unknown = [
-        name
-        for name in named
-        if not any(name == each or (each.endswith(".") and name.startswith(each)) for each in ALLOWED)
-    ]
-    if unknown:
+    families = tuple(each for each in ALLOWED if each.endswith("."))
+    if unknown := [name for name in named if name not in ALLOWED and not name.startswith(families)]:
         fix = "use scikit-learn's or LightGBM's estimators, or define the class in src/task; a bundle from elsewhere: do not use it"
         raise Problem(f"refused: types that a bundle may not hold: {', '.join(unknown)}", where, fix)
     return named
@@ -216,11 +164,9 @@ def dump(fitted: Any) -> bytes:
     try:
         given = zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted)))
     except (TypeError, skops.io.exceptions.UnsupportedTypeException, AttributeError) as error:
-        raise Problem(
-            f"the pipeline cannot be stored without pickle: {error}",
-            "train.model, src/task",
-            "use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task",
-        ) from error
+        what = f"the pipeline cannot be stored without pickle: {error}"
+        fix = "use scikit-learn's or LightGBM's estimators, or simpler attributes in src/task"
+        raise Problem(what, "train.model, src/task", fix) from error
     schema = json.loads(given.read("schema.json"))
     ids: dict[int, int] = {}
     members: dict[str, str] = {}
@@ -241,13 +187,15 @@ def dump(fitted: Any) -> bytes:
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         yield value
-        for inner in value.values():
-            yield from _nodes(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _nodes(inner)
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else ():
+        yield from _nodes(inner)
 
 
-def _sha256(path: Path) -> str:
+def _facts(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def _identity(content: Mapping[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ from task.params import FeaturizeParams
 
 TaskKind = Literal["binary", "multiclass", "regression"]
 Share = typing.Annotated[float, msgspec.Meta(ge=0, le=1)]
+TUNABLE = ("train", "featurize", "threshold")
 EMPTY = {"task": "binary", "target": "<column>", "positive": "null", "threshold": "0.5"}
 Positive = typing.Annotated[float, msgspec.Meta(gt=0)]
 Count = typing.Annotated[int, msgspec.Meta(ge=0)]
@@ -65,14 +66,8 @@ class Task(Section):
     @property
     def roles(self) -> frozenset[str]:
         """Return the columns that are not features."""
-        named = (
-            self.target,
-            self.columns.id,
-            self.columns.time,
-            self.columns.group,
-            self.columns.split,
-            *self.columns.ignore,
-        )
+        columns = self.columns
+        named = (self.target, columns.id, columns.time, columns.group, columns.split, *columns.ignore)
         return frozenset(name for name in named if name)
 
 
@@ -162,6 +157,13 @@ class Evaluate(Section):
     bootstrap: typing.Annotated[int, msgspec.Meta(ge=20)] = 200
 
 
+class Tune(Section):
+    """What scripts.tune tries. No stage reads it."""
+
+    metric: str  # on the validation rows
+    grid: dict[str, Any]  # {dotted key of params.yaml: list of its values}
+
+
 class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole of params.yaml."""
 
@@ -171,6 +173,7 @@ class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     featurize: FeaturizeParams
     train: Train
     evaluate: Evaluate
+    tune: Tune | None = None
 
     @property
     def problem(self) -> Task:
@@ -180,9 +183,13 @@ class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 def load(path: Path) -> Params:
     """Return the parameters in `path`; raise Problem with file, line and what is allowed."""
-    values, lines = read_yaml(path)
+    return of(*read_yaml(path), path)
+
+
+def of(values: dict[str, Any], lines: Mapping[Key, int], path: Path) -> Params:
+    """Return the parameters that a file holds; raise Problem as `load` does."""
     _refuse_unknown(values, Params, (), path, lines)
-    if absent := [name for name in _fields(Params) if name not in values]:
+    if absent := [each.name for each in msgspec.structs.fields(Params) if each.required and each.name not in values]:
         # DVC stops at a parameter that it cannot find; all keys at the top are there, with {} or null where there is nothing to say.
         raise Problem(f"the key {absent[0]} is missing", path, f"add  {absent[0]}: {EMPTY.get(absent[0], '{}')}")
     params: Params = typed(Params, values, lines, path)
@@ -208,16 +215,12 @@ def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key 
         key = (*at, *inner)
         given = functools.reduce(lambda part, word: part.get(word) if isinstance(part, dict) else None, inner, values)
         message = f"invalid value {given!r}" if "matching regex" in message else message
+        what = f"{'.'.join(key) or path.stem}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}"
         allowed = _allowed(kind, inner)
         quoted = "put it in quotes" if of_key or "`date" in message else ""
-        raise Problem(
-            f"{'.'.join(key) or path.stem}: {'a key there: ' * bool(of_key)}{message[:1].lower()}{message[1:]}",
-            f"{path}:{line_of(lines, key)}",
-            quoted
-            or (_number(given) if "number" in allowed else "")
-            or allowed
-            or "correct the value; README, Configuration, lists what each key takes",
-        ) from error
+        fix = quoted or (_number(given) if "number" in allowed else "") or allowed
+        anyway = "correct the value; README, Configuration, lists what each key takes"
+        raise Problem(what, f"{path}:{line_of(lines, key)}", fix or anyway) from error
 
 
 def _number(given: Any) -> str:
@@ -226,29 +229,23 @@ def _number(given: Any) -> str:
         plain = format(decimal.Decimal(given), "f") if isinstance(given, str) else ""
     except (decimal.InvalidOperation, ValueError):
         return ""
-    return (
-        f"YAML reads {given} as a text: write {plain}, without quotes"
-        if plain[-1:].isdigit() and len(plain) < 30
-        else ""
-    )
+    said = f"YAML reads {given} as a text: write {plain}, without quotes"
+    return said if plain[-1:].isdigit() and len(plain) < 30 else ""
 
 
 def _section(annotation: Any) -> Any:
     """Return the struct in an annotation such as `float | ThresholdRule`, if there is one."""
-    options = (
-        typing.get_args(annotation)
-        if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-        else (annotation,)
-    )
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     return next((option for option in options if isinstance(option, type) and issubclass(option, msgspec.Struct)), None)
 
 
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in {typing.Union, types.UnionType}
+
+
 def _fields(section: Any) -> dict[str, Any]:
-    return {
-        name: hint
-        for name, hint in typing.get_type_hints(section, include_extras=True).items()
-        if not name.startswith("_")
-    }
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {name: hints[name] for name in hints if not name.startswith("_")}
 
 
 def _refuse_unknown(values: Mapping[str, Any], section: Any, prefix: Key, path: Path, lines: Mapping[Key, int]) -> None:
@@ -289,15 +286,11 @@ def _words(hint: Any) -> str:
     if origin is typing.Annotated:
         if options[1].description:
             return str(options[1].description)
-        low, high = options[1].ge, options[1].le  # above 0 needs no word: msgspec says it
-        return (
-            _words(options[0])
-            + (f" from {low}" if low is not None else "")
-            + (f" to {high}" if high is not None else "")
-        )
+        ends = (("from", options[1].ge), ("to", options[1].le))  # above 0 needs no word: msgspec says it
+        return " ".join([_words(options[0]), *(f"{word} {end}" for word, end in ends if end is not None)])
     if origin is Literal:
         return " or ".join(map(str, options))
-    if origin is typing.Union or isinstance(hint, types.UnionType):
+    if _is_union(hint):
         return " or ".join(map(_words, options))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return "a section with " + ", ".join(_fields(hint))
@@ -312,11 +305,7 @@ def _check(params: Params, path: Path, lines: Mapping[Key, int]) -> None:
     taken = next((name for name in params.train.params if name in own), None)
     split = params.prepare.split
     for wrong, what, fix, *key in (
-        (
-            params.task == "binary" and params.positive is None,
-            "a binary task needs `positive`, the label whose probability is predicted",
-            'add for example  positive: "yes"', "task",
-        ),
+        (params.task == "binary" and params.positive is None, "a binary task needs `positive`, the label whose probability is predicted", 'add for example  positive: "yes"', "task"),
         (params.task != "binary" and params.threshold != 0.5, f"a threshold means nothing for task: {params.task}", "set threshold: 0.5", "threshold"),
         (params.prepare.test + params.prepare.valid >= 1, "prepare.test and prepare.valid leave no rows to train on", "make their sum less than 1", "prepare", "test"),
         (split == "group" and not params.columns.group, "prepare.split: group needs columns.group", "name the column whose rows stay together", "prepare", "split"),
@@ -328,3 +317,21 @@ def _check(params: Params, path: Path, lines: Mapping[Key, int]) -> None:
     ):  # fmt: skip
         if wrong:
             raise Problem(what, f"{path}:{line_of(lines, tuple(key))}", fix)
+    if params.tune:
+        _check_grid(params.tune.grid, path, lines)
+
+
+def _check_grid(grid: Mapping[str, Any], path: Path, lines: Mapping[Key, int]) -> None:
+    """Refuse keys that change the rows on which trials are compared, and what is no list of different values."""
+    at = ("tune", "grid")
+    if not grid:
+        raise Problem("tune.grid has nothing to try", f"{path}:{line_of(lines, at)}", "add for example  train.params.num_leaves: [15, 31]")  # fmt: skip
+    for key, given in grid.items():
+        here = f"{path}:{line_of(lines, (*at, key))}"
+        if key.split(".")[0] not in TUNABLE:
+            raise Problem(f"tune.grid: {key} cannot be tried", here, f"trials are compared on the same rows: keys begin with {', '.join(TUNABLE)}")  # fmt: skip
+        if not isinstance(given, list) or not given:
+            raise Problem(f"tune.grid.{key} is no list of values", here, f"for example  {key}: [15, 31]")
+        for number, value in enumerate(given):
+            if value in given[:number]:
+                raise Problem(f"tune.grid.{key}: {value} stands there twice", f"{path}:{line_of(lines, (*at, key, str(number)))}", "remove one of them")  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 from pawl import paths
 from pawl.config import Task, Train
 from pawl.problem import Problem
-from pawl.yamlfile import read_yaml, refuse_name
+from pawl.yamlfile import line_of, read_yaml, refuse_name
 from task.model import build_model
 
 
@@ -16,62 +16,47 @@ def check(task: Task, params: Train) -> None:
 
     estimator = find(params.model)
     own = sorted(estimator._get_param_names())  # noqa: SLF001 - scikit-learn's own way to list them without an instance
-    others: set[str] = set()
+    known = set(own)
     if is_lightgbm(params):
         from lightgbm.basic import _ConfigAliases
 
         aliases = _ConfigAliases._get_all_param_aliases()  # noqa: SLF001 - it publishes no list of its keyword arguments
-        others = {*aliases, *(alias for names in aliases.values() for alias in names)}
+        known.update(aliases, *aliases.values())
     for name in params.params:
-        if name not in others.union(own):
+        if name not in known:
             refuse_name(f"train.params.{name}", name, own, where=_where("params", name))
     try:
         model = build_model(estimator, params.params)
     except (TypeError, ValueError) as error:
-        raise Problem(
-            f"{params.model} cannot be made: {error}", _where("params"), "correct train.params, or src/task/model.py"
-        ) from error
-    if not (is_regressor if task.task == "regression" else is_classifier)(model):
-        kind = "regressor" if task.task == "regression" else "classifier"
-        raise Problem(
-            f"{params.model} is not a {kind}, and task is {task.task}",
-            _where("model"),
-            f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}",
-        )
+        fix = "correct train.params, or src/task/model.py"
+        raise Problem(f"{params.model} cannot be made: {error}", _where("params"), fix) from error
+    kind, fits = ("regressor", is_regressor) if task.task == "regression" else ("classifier", is_classifier)
+    if not fits(model):
+        fix = f"name a {kind}, for example lightgbm.LGBM{kind.capitalize()}"
+        raise Problem(f"{params.model} is not a {kind}, and task is {task.task}", _where("model"), fix)
     if task.task != "regression" and not hasattr(model, "predict_proba"):
         fix = "for SVC set train.params.probability: true; or name another classifier"
         raise Problem(f"{params.model} gives no probabilities", _where("model"), fix)
     if params.device == "gpu" and not is_lightgbm(params):
-        raise Problem(
-            f"{params.model} does not train on a GPU here",
-            _where("device"),
-            "set train.device: cpu, or train.model: lightgbm.LGBMClassifier",
-        )
+        fix = "set train.device: cpu, or train.model: lightgbm.LGBMClassifier"
+        raise Problem(f"{params.model} does not train on a GPU here", _where("device"), fix)
 
 
 def find(path: str) -> Any:
     """Return the class at a dotted path."""
     module, _, name = path.rpartition(".")
+    label = f"train.model: {path}"
     try:
         found = importlib.import_module(module)
     except (ImportError, ValueError) as error:
-        raise Problem(
-            f"train.model: {path} cannot be imported ({error})",
-            _where("model"),
-            "give a dotted path, for example sklearn.ensemble.RandomForestClassifier",
-        ) from error
+        fix = "give a dotted path, for example sklearn.ensemble.RandomForestClassifier"
+        raise Problem(f"{label} cannot be imported ({error})", _where("model"), fix) from error
     estimator = getattr(found, name, None)
     if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
-        if not any(hasattr(each, "fit") for each in vars(found).values()):
-            raise Problem(
-                f"train.model: {path} is no estimator", _where("model"), "for example lightgbm.LGBMClassifier"
-            )
-        refuse_name(
-            f"train.model: {path}",
-            name,
-            [each for each in dir(found) if hasattr(getattr(found, each), "fit")],
-            where=_where("model"),
-        )
+        others = [each for each in dir(found) if hasattr(getattr(found, each), "fit")]
+        if not others:
+            raise Problem(f"{label} is no estimator", _where("model"), "for example lightgbm.LGBMClassifier")
+        refuse_name(label, name, others, where=_where("model"))
     return estimator
 
 
@@ -84,14 +69,9 @@ def make(params: Train, labels: list[str]) -> Any:
         extra["random_state"] = params.seed
     if params.class_weight is not None:
         if "class_weight" not in names:
-            raise Problem(
-                f"{params.model} has no class weights",
-                _where("class_weight"),
-                "remove train.class_weight, or choose another model",
-            )
-        extra["class_weight"] = (
-            params.class_weight if isinstance(params.class_weight, str) else _numbered(params.class_weight, labels)
-        )
+            fix = "remove train.class_weight, or choose another model"
+            raise Problem(f"{params.model} has no class weights", _where("class_weight"), fix)
+        extra["class_weight"] = _numbered(params.class_weight, labels)
     if params.device == "gpu":
         extra["device_type"] = "gpu"
         _probe_gpu()
@@ -103,7 +83,9 @@ def is_lightgbm(params: Train) -> bool:
     return params.model.startswith("lightgbm.")
 
 
-def _numbered(weights: dict[str, float], labels: list[str]) -> dict[int, float]:
+def _numbered(weights: str | dict[str, float], labels: list[str]) -> str | dict[int, float]:
+    if isinstance(weights, str):
+        return weights
     for label in weights:
         if label not in labels:
             refuse_name(f"train.class_weight: {label}", label, labels, where=_where("class_weight"))
@@ -114,22 +96,15 @@ def _probe_gpu() -> None:
     import lightgbm
     import numpy as np
 
+    rows = lightgbm.Dataset(np.arange(64.0).reshape(-1, 1), np.arange(64) % 2)
     try:
-        lightgbm.train(
-            {"device_type": "gpu", "verbose": -1, "min_data_in_leaf": 1},
-            lightgbm.Dataset(np.arange(64.0).reshape(-1, 1), np.arange(64) % 2),
-            1,
-        )
+        lightgbm.train({"device_type": "gpu", "verbose": -1, "min_data_in_leaf": 1}, rows, 1)
     except lightgbm.basic.LightGBMError as error:
-        raise Problem(
-            f"train.device is gpu, and LightGBM cannot use one: {error}",
-            _where("device"),
-            "register the driver in /etc/OpenCL/vendors (NVIDIA: libnvidia-opencl.so.1, container capabilities compute,utility), or set device: cpu",
-        ) from error
+        what = f"train.device is gpu, and LightGBM cannot use one: {error}"
+        driver = "NVIDIA: libnvidia-opencl.so.1, container capabilities compute,utility"
+        fix = f"register the driver in /etc/OpenCL/vendors ({driver}), or set device: cpu"
+        raise Problem(what, _where("device"), fix) from error
 
 
 def _where(*key: str) -> str:
-    lines = read_yaml(paths.PARAMS)[1] if paths.PARAMS.exists() else {}
-    full = ("train", *key)
-    line = next((lines[full[:end]] for end in range(len(full), 0, -1) if full[:end] in lines), None)
-    return f"{paths.PARAMS}:{line}" if line else f"{paths.PARAMS}: {'.'.join(full)}"
+    return f"{paths.PARAMS}:{line_of(read_yaml(paths.PARAMS)[1], ('train', *key))}"

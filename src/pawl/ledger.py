@@ -4,7 +4,9 @@ baselines/<commit>/entry.json    numbers, verdict, and the SHA-256 of the other 
                    answers       what its model answered on the rows of the test split, by hashed ids
                    dvc.lock      the lock of the run that was released
                    report.json   its report
-champion.json                    the commit whose model is served
+releases/<time>-<name>.json      what was released, or rolled back to, and by whom
+champion.json                    the last of them: what is served
+registry.json                    where the embedded MLflow registry is kept, by digest
 
 Git's push is the compare-and-set: who comes second takes the first one's tree and adds to it, so that nothing is lost.
 """
@@ -18,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -27,12 +29,14 @@ from pawl.answers import Answers
 from pawl.gate.compare import Other
 from pawl.gate.rules import SIZE
 from pawl.gate.verdict import Facts, Verdict
-from pawl.parts import Commit, Name, Part, Rows, Text
+from pawl.parts import Commit, Line, Name, Part, Rows, Text
 from pawl.problem import Problem, Unreachable
 from pawl.profile import Column
 
 BRANCH = "ledger"
 ENTRY, ANSWERS, LOCK, REPORT, CHAMPION = "entry.json", "answers", "dvc.lock", "report.json", "champion.json"
+REGISTRY = "registry.json"
+Typed = TypeVar("Typed", bound=Part)
 TRIES = 12
 MAX_BYTES = answers.MAX_BYTES  # of a file; git keeps gigabytes of zeros in a few kilobytes
 # What a remote says when another writer was first. "[remote rejected]" alone is a hook or a rule of the branch: it stays.
@@ -62,17 +66,39 @@ class Entry(Part):
         return self.facts.metrics[SIZE].value if SIZE in self.facts.metrics else None
 
 
-class Champion(Part):
-    """What is served."""
+class Release(Part):
+    """What was released: a version of the model in an image. One model may have many images."""
 
     commit: Commit
     version: str
     digest: str
     image: str = ""
+    verdict: str = ""
+    made: str = ""  # UTC
+    by: Line = ""
+    environment: str = ""  # where it runs
+    rejected: str = ""  # the version that was taken back for this one
+    reason: Line = ""  # and why
+
+    @property
+    def name(self) -> str:
+        """Return what people call it: version, commit and image, shortened."""
+        return "-".join(filter(None, [self.version, self.commit[:7], self.image.rpartition(":")[2][:7]]))
+
+
+class Kept(Part):
+    """Where the embedded MLflow registry is kept."""
+
+    image: str  # without a tag
+    digest: str
 
 
 class Corrupt(Problem):
     """What the ledger holds is not what was written."""
+
+
+class Overtaken(Unreachable):
+    """Another writer was first: what this one was based on is not the newest any more."""
 
 
 class Ledger:
@@ -85,6 +111,19 @@ class Ledger:
     def _find(self) -> None:
         refs = (f"refs/remotes/{self.remote}/{BRANCH}", f"refs/heads/{BRANCH}")
         self.ref = next((ref for ref in refs if self._git("rev-parse", "--verify", "--quiet", ref, check=False)), None)
+
+    def _remote(self) -> str | None:
+        return self.remote if self.remote in self._git("remote").decode().split() else None
+
+    def fetch(self, header: str = "") -> None:
+        """Take over what the remote has, if there is one."""
+        if remote := self._remote():
+            done = self._run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, f"+refs/heads/{BRANCH}:refs/remotes/{remote}/{BRANCH}", header=header)  # fmt: skip
+            if done.returncode and b"couldn't find remote ref" not in done.stderr:
+                raise Unreachable(
+                    f"the ledger cannot be fetched: {_last(done)}", remote, "run it again when the remote answers"
+                )
+            self._find()
 
     def commits(self) -> set[str]:
         """Return the commits that have an entry."""
@@ -134,30 +173,53 @@ class Ledger:
         known = {key: value for key, value in values.items() if value is not None}
         return Other(entry.commit, lambda: self.answers(entry), entry.rows, known, entry.size, frozenset(entry.waived))
 
-    def champion(self) -> Champion | None:
+    def champion(self) -> Release | None:
         """Return what is served; None if nothing was released."""
-        content = self._read(CHAMPION)
-        try:
-            return None if content is None else msgspec.json.decode(content, type=Champion)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Corrupt(f"the ledger's {CHAMPION} cannot be read: {str(error)[:150]}", str(self.ref), "release again: it is written anew") from error  # fmt: skip
+        return self._json(CHAMPION, Release)
 
-    def write(self, files: Mapping[str, bytes], message: str, header: str = "") -> str:
+    def kept(self) -> Kept | None:
+        """Return where the embedded registry is kept; None if it is not."""
+        return self._json(REGISTRY, Kept)
+
+    def releases(self) -> list[Release]:
+        """Return every release, the newest first."""
+        names = (
+            self._git("ls-tree", "-z", "--name-only", self.ref, "releases/").decode().split("\0") if self.ref else []
+        )
+        found = (self._json(name, Release) for name in sorted(filter(None, names), reverse=True))
+        return [each for each in found if each]
+
+    def _json(self, path: str, kind: type[Typed]) -> Typed | None:
+        content = self._read(path)
+        try:
+            return None if content is None else msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Corrupt(f"the ledger's {path} cannot be read: {str(error)[:150]}", str(self.ref), "release again: it is written anew") from error  # fmt: skip
+
+    def write(
+        self,
+        files: Mapping[str, bytes],
+        message: str,
+        header: str = "",
+        only_if: Mapping[str, bytes | None] | None = None,
+    ) -> str:
         """Add files to the ledger, here and at the remote if there is one; return the ledger's new commit.
 
         header: what authorizes the push, in the environment of git alone. Another writer who was first is no error: its files
-        are taken over and this is tried again.
+        are taken over and this is tried again. only_if: what files must hold now (None: not be there); raise Overtaken where they do not.
         """
-        remote = self.remote if self.remote in self._git("remote").decode().split() else None
+        remote = self._remote()
         for attempt in range(TRIES):
-            if remote:
-                done = self._run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, f"+refs/heads/{BRANCH}:refs/remotes/{remote}/{BRANCH}", header=header)  # fmt: skip
-                if done.returncode and b"couldn't find remote ref" not in done.stderr:
-                    raise Unreachable(
-                        f"the ledger cannot be fetched: {_last(done)}", remote, "run it again when the remote answers"
-                    )
+            self.fetch(header)
             base = f"refs/remotes/{remote}/{BRANCH}" if remote else f"refs/heads/{BRANCH}"
             parent = self._git("rev-parse", "--verify", "--quiet", base, check=False).decode().strip()
+            for path, content in (only_if or {}).items():
+                if (self._git("cat-file", "blob", f"{parent}:{path}", check=False) or None) != content:
+                    raise Overtaken(
+                        f"another writer was first: {path} of the ledger is another now",
+                        base,
+                        "take its state, and do it again",
+                    )
             made = self._commit(files, parent, message)
             if made == parent:
                 self._find()

@@ -8,7 +8,7 @@ Intervals: Wilson for shares; the influence of each row for means, roc_auc (DeLo
 draws of the confusion matrix for what is a function of it, and of score bins for ece; resampled rows for a task's own metrics.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from pawl.problem import Problem
 WHERE = "src/task/metrics.py"
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Custom = Mapping[str, Callable[[Any, Any, Any], float]]
+Custom = Mapping[str, Callable[..., float]]
 Z = 1.959963984540054
 DRAWS = 1000
 CALIBRATION_BINS = 15
@@ -55,7 +55,7 @@ def classification(
     found["roc_auc"] = roc_auc(y, probabilities)
     found["log_loss"] = mean(log_losses(y, probabilities))
     found["ece"] = _ece(y, probabilities, rng)
-    return found | _custom(custom, found, y, prediction, probabilities, rng, resamples)
+    return found | _custom(custom or {}, found, (y, prediction, probabilities), rng, resamples)
 
 
 def regression(
@@ -71,7 +71,7 @@ def regression(
     half = Z * np.sqrt(len(y)) / 2  # the order statistics around the median
     low, high = (order[int(np.clip(len(y) / 2 + side * half, 0, len(y) - 1))] for side in (-1, 1))
     found["median_ae"] = Estimate(float(np.median(error)), float(low), float(high), len(y))
-    return found | _custom(custom, found, y, prediction, None, rng, resamples)
+    return found | _custom(custom or {}, found, (y, prediction, None), rng, resamples)
 
 
 def wilson(hits: int, count: int) -> Estimate:
@@ -167,42 +167,34 @@ def of_confusion(classes: int) -> dict[str, Callable[[Any], Any]]:
     """Return functions of confusion matrices, shape (r, k, k) -> (r,). Undefined shares count as 0, as in scikit-learn."""
 
     def part(numerator: Any, denominator: Any) -> Any:
-        return np.divide(
-            numerator, denominator, out=np.zeros(np.shape(numerator), dtype=float), where=np.asarray(denominator) > 0
-        )
-
-    def diagonal(matrices: Any) -> Any:
-        return matrices.diagonal(axis1=1, axis2=2)
+        return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
 
     def recall(matrices: Any) -> Any:
-        return part(diagonal(matrices), matrices.sum(2))
+        return part(matrices.diagonal(axis1=1, axis2=2), matrices.sum(2))
 
     def precision(matrices: Any) -> Any:
-        return part(diagonal(matrices), matrices.sum(1))
+        return part(matrices.diagonal(axis1=1, axis2=2), matrices.sum(1))
 
     def f1(matrices: Any) -> Any:
-        return part(2 * diagonal(matrices), matrices.sum(1) + matrices.sum(2))
-
-    def seen(matrices: Any) -> Any:
-        return matrices.sum(2) + matrices.sum(1) > 0
+        return part(2 * matrices.diagonal(axis1=1, axis2=2), matrices.sum(1) + matrices.sum(2))
 
     def average(values: Any, where: Any) -> Any:
         return part((values * where).sum(1), where.sum(1))
 
-    common: dict[str, Callable[[Any], Any]] = {
+    def macro(of_class: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda matrices: average(of_class(matrices), matrices.sum(2) + matrices.sum(1) > 0)
+
+    functions: dict[str, Callable[[Any], Any]] = {
         "balanced_accuracy": lambda matrices: average(recall(matrices), matrices.sum(2) > 0),
-        "f1_macro": lambda matrices: average(f1(matrices), seen(matrices)),
+        "f1_macro": macro(f1),
         "f1_weighted": lambda matrices: average(f1(matrices), matrices.sum(2)),
     }
-    if classes == 2:
-        return common | {
-            "precision": lambda matrices: precision(matrices)[:, 1],
-            "recall": lambda matrices: recall(matrices)[:, 1],
-            "f1": lambda matrices: f1(matrices)[:, 1],
-        }
-    return common | {
-        "precision_macro": lambda matrices: average(precision(matrices), seen(matrices)),
-        "recall_macro": lambda matrices: average(recall(matrices), seen(matrices)),
+    if classes > 2:
+        return functions | {"precision_macro": macro(precision), "recall_macro": macro(recall)}
+    return functions | {
+        "precision": lambda matrices: precision(matrices)[:, 1],
+        "recall": lambda matrices: recall(matrices)[:, 1],
+        "f1": lambda matrices: f1(matrices)[:, 1],
     }
 
 
@@ -228,35 +220,19 @@ def _ece(y: Ints, probabilities: Floats, rng: np.random.Generator) -> Estimate:
 
 
 def _custom(
-    custom: Custom | None,
-    standard: Collection[str],
-    y: Any,
-    prediction: Any,
-    probabilities: Any,
-    rng: np.random.Generator,
-    resamples: int,
+    custom: Custom, standard: Collection[str], answers: Sequence[Any], rng: np.random.Generator, resamples: int
 ) -> dict[str, Estimate]:
-    found = {}
-    for name, function in (custom or {}).items():
+    """Return the task's own metrics of (y, prediction, probabilities or None)."""
+    found, count = {}, len(answers[0])
+    for name, function in custom.items():
         if name in standard:
             raise Problem(f"{name} is a standard metric already", WHERE, "give yours another name")
-        function = _told(name, function)  # noqa: PLW2901 - the same function, with a message
-        draws = []
-        for _ in range(resamples):
-            rows = rng.integers(0, len(y), len(y))
-            draws.append(function(y[rows], prediction[rows], None if probabilities is None else probabilities[rows]))
-        found[name] = _from_draws(float(function(y, prediction, probabilities)), np.array(draws, dtype=float), len(y))
-    return found
-
-
-def _told(name: str, function: Callable[[Any, Any, Any], float]) -> Callable[[Any, Any, Any], float]:
-    """Return the function, whose failure says which metric it is."""
-
-    def measured(y: Any, prediction: Any, probabilities: Any) -> float:
+        drawn = (rng.integers(0, count, count) for _ in range(resamples))
         try:
-            return float(function(y, prediction, probabilities))
+            draws = [float(function(*(None if each is None else each[rows] for each in answers))) for rows in drawn]
+            value = float(function(*answers))
         except Exception as error:
             what = f"the metric {name} failed: {type(error).__name__}: {error}"
             raise Problem(what, WHERE, "it takes (y, prediction, probabilities) and returns a number") from error
-
-    return measured
+        found[name] = _from_draws(value, np.array(draws), count)
+    return found

@@ -22,7 +22,9 @@ PREDICTIONS = Path("reports/predictions.parquet")
 HISTORY = Path("reports/history.csv")  # the learning curves
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/report.json")  # and report.md, report.html beside it
+CARD = Path("reports/model_card.md")
 ANSWERS = Path("reports/candidate.answers")  # by which the report can be judged again
+VALID_ANSWERS = Path("reports/valid.answers")  # of a trial, by which it is compared with others
 BASE_ANSWERS = Path("reports/baseline.answers")  # where the baseline was trained here
 
 LOCKFILE = Path("dvc.lock")

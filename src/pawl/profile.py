@@ -49,10 +49,8 @@ def _column(column: Any) -> Column:
     if pa.types.is_timestamp(kind):
         column = pc.divide(column.cast(pa.timestamp("us")).cast("int64").cast("double"), 86_400e6)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        found = sorted(
-            ((each["counts"], str(each["values"])) for each in column.cast("string").value_counts().to_pylist() if each["values"] is not None),
-            reverse=True,
-        )  # fmt: skip
+        counted = column.cast("string").drop_null().value_counts().to_pylist()
+        found = sorted(((each["counts"], each["values"]) for each in counted), reverse=True)
         shares = {f"{int(digest64(value)):016x}": number / count for number, value in found[:KEPT]}
         rest = sum(number for number, _ in found[KEPT:]) / count
         return Column(missing, shares=shares | ({"others": rest} if rest else {}))

@@ -26,21 +26,19 @@ def digest64(text: str) -> np.uint64:
 def hash_column(column: Any) -> Hashes:
     """Return one hash per value of a pyarrow array; 40 and 40.0 are the same, null is a value of its own."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+    if pa.types.is_dictionary(column.type) and column.type.value_type not in {pa.string(), pa.large_string()}:
         column = column.dictionary_decode()
     missing = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        hashes = mix(
-            pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64) + np.uint64(1)
-        )
+        integers = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).view(np.uint64)
+        hashes = mix(integers + np.uint64(1))
     elif pa.types.is_floating(column.type):
-        values = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+        values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
         whole = np.isfinite(values) & (np.abs(values) < 2.0**63) & (np.trunc(values) == values)
         integers = np.where(whole, values, 0.0).astype(np.int64).view(np.uint64) + np.uint64(1)
         hashes = mix(np.where(whole, integers, values.view(np.uint64)))
@@ -48,14 +46,8 @@ def hash_column(column: Any) -> Hashes:
         if not pa.types.is_dictionary(column.type):
             column = column.cast(pa.string()).dictionary_encode()
         uniques = np.array([digest64(str(value)) for value in column.dictionary.to_pylist()] or [NULL], dtype=np.uint64)
-        hashes = uniques[pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False)]
+        hashes = uniques[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
     return np.where(missing, NULL, hashes)
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def hash_rows(table: Any, columns: Iterable[str]) -> Hashes:

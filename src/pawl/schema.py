@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pawl.config import Section, Share
+from pawl.config import Section, Share, typed
 from pawl.problem import Problem
 from pawl.yamlfile import line_of, read_yaml, refuse_name
 
@@ -51,26 +51,13 @@ def load(path: Path) -> Schema:
             raise Problem(f"YAML reads the name of this column as {name}", where, "put it in quotes")
         if not isinstance(rules, dict):
             raise Problem(f"{name} has no rules", where, f"write  {name}: {{dtype: number}}")
-        for rule in rules:
-            if rule not in Column.__struct_fields__:
-                refuse_name(
-                    f"{name}.{rule}",
-                    str(rule),
-                    list(Column.__struct_fields__),
-                    where=f"{path}:{lines.get(('columns', name, str(rule)), line)}",
-                )
         if isinstance(rules.get("values"), list):
             for value in rules["values"]:
                 if isinstance(value, bool) or not isinstance(value, str | int | float):
                     raise Problem(f"{name}: YAML reads one of its values as {value}", where, "put it in quotes")
             rules["values"] = [str(value) for value in rules["values"]]
-        try:
-            column = msgspec.convert(rules, Column)
-        except msgspec.ValidationError as error:
-            raise Problem(f"{name}: {error}", where, "see README, Configuration") from error
-        of_others = {"min", "max", "scale"} if column.dtype not in {"integer", "number"} else {"values"}
-        if column.dtype in {"category", "text"}:
-            of_others -= {"values"}
+        column = typed(Column, rules, lines, path, ("columns", name))
+        of_others = {"values"} if column.dtype in {"integer", "number"} else {"min", "max", "scale"}
         if misplaced := sorted(of_others & set(rules)):
             raise Problem(f"{name}: {misplaced[0]} means nothing for dtype {column.dtype}", where, "remove it there")
     return msgspec.convert({"columns": columns}, Schema)
@@ -81,13 +68,9 @@ def arrow_types(dtypes: Mapping[str, str]) -> dict[str, Any]:
     import pyarrow as pa
 
     types = {
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "boolean": pa.bool_(),
-        "category": pa.dictionary(pa.int32(), pa.string()),
-        "text": pa.string(),
-        "datetime": pa.timestamp("us"),
-    }
+        "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "text": pa.string(),
+        "category": pa.dictionary(pa.int32(), pa.string()), "datetime": pa.timestamp("us"),
+    }  # fmt: skip
     return {name: types[dtype] for name, dtype in dtypes.items()}
 
 

@@ -1,7 +1,7 @@
 """YAML files that people edit: read with the line of every key, so that a mistake can be pointed at."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     except RecursionError as error:
         raise Problem("an alias (*) in the file holds itself", path, "write out what it stands for") from error
     except FileNotFoundError as error:
-        raise Problem(
-            f"{path} does not exist", Path.cwd(), "run from the project's root, or restore the file from git"
-        ) from error
+        fix = "run from the project's root, or restore the file from git"
+        raise Problem(f"{path} does not exist", Path.cwd(), fix) from error
     except UnicodeDecodeError as error:
         raise Problem(f"{path} is not UTF-8: {error.reason} at byte {error.start}", path, "save it as UTF-8") from error
     except ValueError as error:
@@ -32,35 +31,28 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise Problem(
-            f"not valid YAML: {getattr(error, 'problem', error)}",
-            where,
-            "correct the line; indentation is two spaces, strings with : or # are quoted",
-        ) from error
+        fix = "correct the line; indentation is two spaces, strings with : or # are quoted"
+        raise Problem(f"not valid YAML: {getattr(error, 'problem', error)}", where, fix) from error
     if not isinstance(values, dict):
         raise Problem("the file holds no mapping", path, "restore it from git")
     lines: dict[Key, int] = {}
     for key, line in keys:
         if key in lines:
-            raise Problem(
-                f"{'.'.join(key)} stands there twice (first on line {lines[key]})",
-                f"{path}:{line}",
-                "remove one of them",
-            )
+            what = f"{'.'.join(key)} stands there twice (first on line {lines[key]})"
+            raise Problem(what, f"{path}:{line}", "remove one of them")
         lines[key] = line
     return values, lines
 
 
 def _keys(node: Any, prefix: Key) -> Iterator[tuple[Key, int]]:
+    found: Iterable[tuple[Any, Any, Any]] = ()  # word, where it stands, what it holds
     if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = (*prefix, str(name.value))
-            yield key, name.start_mark.line + 1
-            yield from _keys(value, key)
+        found = ((name.value, name, value) for name, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield (*prefix, str(number)), value.start_mark.line + 1
-            yield from _keys(value, (*prefix, str(number)))
+        found = ((number, value, value) for number, value in enumerate(node.value))
+    for word, place, value in found:
+        yield (*prefix, str(word)), place.start_mark.line + 1
+        yield from _keys(value, (*prefix, str(word)))
 
 
 def line_of(lines: Mapping[Key, int], key: Key) -> int:

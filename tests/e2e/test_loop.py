@@ -85,17 +85,16 @@ def jobs(run):
 def champion(github, folder):
     """Return (version, tags) of the champion in the registry that the releases keep."""
     project = github.project
-    folder.mkdir()
+    project.call("git", "clone", "--quiet", str(github.folder / "github/origin.git"), str(folder))
     code = (
         "from pawl import registry, tracking; import json\n"
-        "with tracking.store() as client:\n"
-        "    version = registry.champion(client, 'pawl')\n"
-        "    made = client.get_model_version('pawl', version)\n"
-        "    print(json.dumps([version, made.tags, len(client.search_model_versions(\"name = 'pawl'\"))]))\n"
+        "with tracking.store() as store:\n"
+        "    made = registry.named(store.client, 'pawl', 'champion')\n"
+        "    print(json.dumps([made.version, made.tags, len(registry.versions(store.client, 'pawl'))]))\n"
     )
     environ = {"PYTHONPATH": f"{project.path}/src{os.pathsep}{project.path}"}
-    image = f"{github.registry}/{github.name}/registry:main"
-    for words in (["-m", "scripts.store", "pull", image], ["-c", code]):
+    place = f"{github.registry}/{github.name}/registry"
+    for words in (["-m", "scripts.store", "pull", place], ["-c", code]):
         run = {"cwd": folder, "env": project.environ(**environ), "capture_output": True, "text": True}
         done = subprocess.run([sys.executable, *words], check=False, **run)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -187,10 +186,15 @@ def test_a_merge_is_trained_gated_registered_built_deployed_asked_and_promoted(g
     assert run["conclusion"] == "success", released.log[-3000:]
     assert "golden rows answered right through the Service" in released.summaries["deploy"]
     version, tags, count = champion(github, tmp_path / "registry")
-    assert (version, count) == ("1", 1)
+    assert (str(version), count) == ("1", 1)
     assert tags["pawl.released"] == github.project.call("git", "rev-parse", "fewer-leaves").stdout.strip()
-    assert tags["pawl.gate"] == "pass"
-    assert f"{github.registry}/{github.name}@sha256:" in tags["pawl.image"]
+    assert tags["pawl.verdict"] == "pass"
+    assert f"{github.registry}/{github.name}@sha256:" in tags["pawl.images"]
+    assert tags["pawl.validated_by"]
+    origin = ("git", "--git-dir", str(github.folder / "github/origin.git"))
+    release = json.loads(github.project.call(*origin, "show", "ledger:champion.json").stdout)
+    assert (release["version"], release["image"], release["verdict"]) == ("1", tags["pawl.images"], "pass")
+    assert release["environment"] == "local"
 
 
 def test_the_next_pull_request_is_compared_with_what_the_release_wrote_into_the_ledger(next_one):
@@ -206,7 +210,7 @@ def test_the_next_pull_request_is_compared_with_what_the_release_wrote_into_the_
 def test_a_merge_that_breaks_a_floor_promotes_nothing_and_deploys_nothing(github, broken, tmp_path):
     before, played = broken
 
-    done = {"train": "failure", "baseline": "success", "image": "skipped", "deploy": "skipped", "champion": "skipped"}
+    done = {"train": "failure", "register": "success", "image": "skipped", "deploy": "skipped", "promote": "skipped"}
     assert jobs(played.runs["release"]) == done
     assert "❌ Blocked: roc_auc is" in played.summaries["train"]
     assert champion(github, tmp_path / "registry") == before

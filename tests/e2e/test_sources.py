@@ -2,104 +2,18 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-import uuid
-from pathlib import Path
 
 import pytest
 
 from pawl import sample
 
 pytestmark = pytest.mark.e2e
-KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only-for-tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-def docker(*words, check=True, **options):
-    done = subprocess.run(["docker", *words], check=False, capture_output=True, text=True, **options)
-    assert not check or done.returncode == 0, (
-        f"docker {words[0]}: {done.stderr or 'no Docker engine answers: start one, or set DOCKER_HOST'}"
-    )
-    return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def container():
-    """Return a function that starts a container with one port on loopback, and gives its name and port."""
-    started = []
-
-    def start(image, port, *options, command=()):
-        name = f"pawl-{uuid.uuid4().hex[:8]}"
-        started.append(name)
-        docker("run", "--detach", "--name", name, "--publish", f"127.0.0.1::{port}", *options, image, *command)
-        return name, docker("port", name, str(port)).splitlines()[0].rpartition(":")[2]
-
-    yield start
-    for name in started:
-        docker("rm", "--force", "--volumes", name, check=False)
-
-
-@pytest.fixture(scope="module")
-def extras(tmp_path_factory):
-    """Return a folder with the packages of the s3 and postgres locks."""
-    folder = tmp_path_factory.mktemp("extras")
-    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    for lock in ("s3", "postgres"):
-        subprocess.run(
-            [
-                uv,
-                "pip",
-                "install",
-                "--quiet",
-                "--python",
-                sys.executable,
-                "--target",
-                folder,
-                "--require-hashes",
-                "-r",
-                f"requirements/{lock}.txt",
-            ],
-            check=True,
-        )
-    return str(folder)
-
-
-def patiently(action):
-    """Return what the action returns once it works; a server in a container needs a moment."""
-    for _ in range(60):
-        done = action()
-        if done.returncode == 0:
-            return done
-        time.sleep(0.5)
-    raise AssertionError(done.stderr)
-
-
-def test_a_query_on_postgres_is_a_source(fresh, container, extras):
-    name, port = container("postgres:17", 5432, "--env", "POSTGRES_PASSWORD=only-for-tests")
-
-    def psql(statement, **options):
-        return subprocess.run(
-            [
-                "docker",
-                "exec",
-                "--interactive",
-                name,
-                "psql",
-                "--host=127.0.0.1",
-                "--username=postgres",
-                "--set=ON_ERROR_STOP=1",
-                "--command",
-                statement,
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            **options,
-        )
-
-    patiently(lambda: psql("SELECT 1"))
+def test_a_query_on_postgres_is_a_source(fresh, postgres, extras):
+    name, port, psql = postgres
     columns = next(iter(sample.batches(1, 0, 0.0))).schema.names
     kinds = {
         "age": "bigint",
@@ -143,39 +57,19 @@ def test_a_query_on_postgres_is_a_source(fresh, container, extras):
     assert "nothing: no input changed" in again.stdout
     assert "ran          ingest" in changed.stdout
 
-    docker("stop", name)
+    subprocess.run(["docker", "stop", name], check=True, capture_output=True)
     gone = fresh.run(check=False, **place)
     assert gone.returncode == 3
     assert "the database did not answer" in gone.stderr
     assert "only-for-tests" not in gone.stderr
 
 
-def test_s3_is_a_source_and_a_remote(fresh, container, extras, tmp_path):
-    _, port = container(
-        "versity/versitygw:v1.8.0",
-        7070,
-        "--env",
-        f"ROOT_ACCESS_KEY={KEYS['AWS_ACCESS_KEY_ID']}",
-        "--env",
-        f"ROOT_SECRET_KEY={KEYS['AWS_SECRET_ACCESS_KEY']}",
-        "--env",
-        "VGW_BACKEND=posix",
-        "--env",
-        "VGW_BACKEND_ARG=/data",
-        "--tmpfs",
-        "/data",
-    )
-    place = {
-        **KEYS,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_MAX_ATTEMPTS": "1",
-        "PYTHONPATH": f"{fresh.path / 'src'}{os.pathsep}{extras}",
-    }
+def test_s3_is_a_source_and_a_remote(fresh, s3, extras, tmp_path):
+    place = {**s3, "PYTHONPATH": f"{fresh.path / 'src'}{os.pathsep}{extras}"}
 
     def python(code):
         return fresh.call(sys.executable, "-c", code, check=False, **place)
 
-    patiently(lambda: python("import s3fs; fs = s3fs.S3FileSystem(); fs.exists('pawl') or fs.mkdir('pawl')"))
     write = "import pyarrow as pa, pyarrow.parquet as pq, s3fs; from pawl import sample; fs = s3fs.S3FileSystem()\nfor number, batch in enumerate(sample.batches(15_000, {seed}, 0.0)): pq.write_table(pa.Table.from_batches([batch]), f'pawl/rows/part-{{number}}.parquet', filesystem=fs)"
     assert python(write.format(seed=0)).returncode == 0
     fresh.set(**{"ingest.source": "s3://pawl/rows/*.parquet"})

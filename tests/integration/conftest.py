@@ -1,20 +1,34 @@
-"""As much of GitHub as the scripts talk to: a server on loopback that keeps pull requests and comments. And models that nobody trained."""
+"""As much of GitHub as the scripts talk to: a server on loopback that keeps pull requests and comments. Models that nobody trained. And registries."""
 
+import contextlib
+import hashlib
+import importlib
 import json
 import logging
+import os
 import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import numpy as np
 import pytest
+import yaml
 
-from pawl import answers, ledger
+from pawl import answers, ledger, paths, tracking
 from pawl.answers import Answers
 from pawl.gate import compare
 from pawl.gate.rules import SIZE, Gates
@@ -24,6 +38,7 @@ from pawl.report import Model, Other, Report, assess
 from pawl.report.assess import Known
 
 BOT = "github-actions[bot]"
+ROOT = Path(__file__).parents[2]
 
 
 class Hub:
@@ -217,3 +232,337 @@ class Craft:
 @pytest.fixture(scope="session")
 def craft() -> Craft:
     return Craft()
+
+
+LENIENT = {"version": 1, "metrics": {"roc_auc": {"direction": "higher", "floor": 0.5}}}
+
+
+class Warm:
+    """The process of warm.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.jobs = folder, 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, *jobs: dict[str, Any]) -> list[tuple[int, str]]:
+        """Do jobs at once; return (exit code, what it printed) of each."""
+        if self.process is None:
+            environ = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PAWL_"))}
+            environ |= tracking.PATIENCE | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+            command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True)  # fmt: skip
+            assert self.process.stdout.readline() == "warm\n"
+        outs = []
+        for job in jobs:
+            self.jobs += 1
+            outs.append(self.folder / f"{self.jobs}.out")
+            job |= {"out": str(outs[-1]), "folder": str(job["folder"]), "limit": job.get("limit", 120)}
+        self.process.stdin.write(json.dumps(jobs) + "\n")
+        self.process.stdin.flush()
+        codes = json.loads(self.process.stdout.readline())
+        return list(zip(codes, [out.read_text() for out in outs], strict=True))
+
+    def end(self) -> None:
+        if self.process:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    made = Warm(tmp_path_factory.mktemp("warm"))
+    yield made
+    made.end()
+
+
+class Server:
+    """MLflow's own server on the store of a folder, as `make ui` starts it."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder, self.port = folder, port or tracking.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        with (folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                tracking.command("127.0.0.1", self.port), cwd=folder, env=tracking.quiet(), stdout=log, stderr=log, start_new_session=True
+            )  # fmt: skip
+
+    def up(self) -> "Server":
+        """Wait until it answers."""
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "log").read_text()
+                time.sleep(0.1)
+            else:
+                return self
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[Server]:
+    """An MLflow server; tests take a name of their own."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty, folder / "mlflow.db")
+    made = Server(folder)
+    yield made.up()
+    made.end()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path, empty: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts an MLflow server, on an empty store or on that of a folder."""
+    made: list[Server] = []
+
+    def start(folder: Path | None = None) -> Server:
+        if folder is None:
+            folder = tmp_path / f"server{len(made)}"
+            folder.mkdir()
+            shutil.copy(empty, folder / "mlflow.db")
+        made.append(Server(folder))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def make_registry() -> type["Registry"]:
+    return Registry
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
+    """The database of an embedded store in which there is nothing: to make one takes longer than all else."""
+    folder = tmp_path_factory.mktemp("empty")
+    ((code, said),) = warm({"folder": folder, "environ": dict(os.environ), "code": "from pawl import tracking\nwith tracking.store(): pass"})  # fmt: skip
+    assert code == 0, said
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def modelled(tmp_path_factory: pytest.TempPathFactory, make_project: type) -> Any:
+    """A project with a model and a report that lets it pass. Tests take copies."""
+    made = make_project(tmp_path_factory.mktemp("modelled"))
+    (made.path / "gates.yaml").write_text(yaml.safe_dump(LENIENT))
+    made.call("git", "remote", "add", "origin", "https://me:canary7f3a@example.org/me/model.git")
+    made.commit("a model")
+    made.run()
+    made.call(sys.executable, "-m", "scripts.report")
+    return made
+
+
+class Registry:
+    """A copy of a project, and the store that it registers in: driven through the scripts, looked into past MLflow."""
+
+    def __init__(self, modelled: Any, path: Path, store: Path, name: str = "pawl", uri: str = "") -> None:
+        self.path, self.store, self.name, self.uri = path, store, name, uri
+        self.origin = getattr(modelled, "origin", modelled)
+        self.commits: dict[str, str] = dict(getattr(modelled, "commits", {}))
+        shutil.copytree(modelled.path, path, symlinks=True, ignore=shutil.ignore_patterns("cache", "tmp", "hooks"))
+        if name != "pawl":
+            self.edit("pyproject.toml", 'name = "pawl"', f'name = "{name}"')
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        text = (self.path / file).read_text()
+        assert old in text
+        (self.path / file).write_text(text.replace(old, new))
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = self.origin.environ(PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}", GIT_AUTHOR_NAME="tester")
+        kept = {key: value for key, value in kept.items() if not key.startswith(("MLFLOW_", "GITHUB_"))}
+        return kept | ({tracking.URI: self.uri} if self.uri else {})
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=self.path, env=self.environ, check=True, capture_output=True, text=True)  # fmt: skip
+        return done.stdout.strip()
+
+    def commit(self, subject: str) -> str:
+        """Make a commit, and let the report be of it; return it."""
+        self.git("commit", "--quiet", "--allow-empty", "--all", "--message", subject)
+        return self.of(self.git("rev-parse", "HEAD"))
+
+    def of(self, commit: str) -> str:
+        """Check a commit out, and let the report be of it."""
+        if commit != self.git("rev-parse", "HEAD"):
+            self.git("checkout", "--quiet", "--force", commit)
+        self.report(commit=commit)
+        return commit
+
+    def report(self, *, verdict: str = "", allowed: bool | None = None, **candidate: Any) -> None:
+        """Change what the report says."""
+        path = self.path / "reports/report.json"
+        told = json.loads(path.read_text())
+        told["candidate"].update(candidate)
+        if verdict:
+            told |= {"verdict": verdict, "allowed": verdict != "fail" if allowed is None else allowed}
+        replace(path, json.dumps(told))
+
+    def model(self, threshold: float) -> str:
+        """Put another model, that nobody trained, here, with its report; return its digest."""
+        path = self.path / "models/bundle/manifest.json"
+        manifest = json.loads(path.read_text()) | {"threshold": threshold}
+        del manifest["digest"]
+        digest = "sha256:" + hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        replace(path, json.dumps(manifest | {"digest": digest}))
+        self.report(digest=digest)
+        return digest
+
+    def forget(self) -> None:
+        """Let nothing say that it was done before."""
+        shutil.rmtree(self.path / ".pawl/done", ignore_errors=True)
+
+    def job(self, script: str, *words: str, **more: Any) -> dict[str, Any]:
+        """Return a job for the warm process."""
+        environ = self.environ | more.pop("environ", {})
+        return {"folder": self.path, "environ": environ, "script": script, "words": words, **more}
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return what the database says."""
+        if not (self.store / "mlflow.db").exists():
+            return []
+        connection = sqlite3.connect(f"file:{self.store / 'mlflow.db'}?mode=ro", uri=True, timeout=30)
+        try:
+            return connection.execute(query, values).fetchall()
+        finally:
+            connection.close()
+
+    def tag(self, version: str, key: str, value: str) -> None:
+        """Write a tag of a version."""
+        with contextlib.closing(sqlite3.connect(self.store / "mlflow.db")) as connection, connection:
+            connection.execute("delete from model_version_tags where name = ? and version = ? and key = ?", (self.name, version, key))  # fmt: skip
+            connection.execute("insert into model_version_tags (name, version, key, value) values (?, ?, ?, ?)", (self.name, version, key, value))  # fmt: skip
+
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """Return (id, status) of the runs that were not deleted, the first first."""
+        query = "select run_uuid, status from runs join experiments using (experiment_id) where experiments.name = ? and runs.lifecycle_stage = 'active' order by runs.rowid"
+        return self.rows(query, self.name)
+
+    @property
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Return {version: tags}."""
+        found = {str(number): {} for (number,) in self.rows("select version from model_versions where name = ? and current_stage != 'Deleted_Internal' order by version", self.name)}  # fmt: skip
+        for number, key, value in self.rows(
+            "select version, key, value from model_version_tags where name = ?", self.name
+        ):
+            if str(number) in found:
+                found[str(number)][key] = value
+        return found
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        query = "select alias, version from registered_model_aliases where name = ?"
+        return {alias: str(version) for alias, version in self.rows(query, self.name)}
+
+    def values(self, table: str, run: str) -> dict[str, Any]:
+        """Return a run's tags, params or latest_metrics."""
+        return dict(self.rows(f"select key, value from {table} where run_uuid = ?", run))
+
+    def files(self, run: str) -> dict[str, bytes]:
+        """Return {path: content} of a run's artifacts."""
+        ((uri,),) = self.rows("select artifact_uri from runs where run_uuid = ?", run)
+        return content(self.place(uri))
+
+    def model_files(self, version: str) -> dict[str, bytes]:
+        """Return {path: content} of the model of a version."""
+        ((source,),) = self.rows("select source from model_versions where name = ? and version = ?", self.name, version)
+        ((uri,),) = self.rows("select artifact_location from logged_models where model_id = ?", source.rpartition("/")[2])  # fmt: skip
+        return content(self.place(uri))
+
+    def place(self, uri: str) -> Path:
+        return self.store / "mlartifacts" / uri.removeprefix("mlflow-artifacts:/")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file that may be a link into the cache, or be shared with other copies."""
+    path.unlink()
+    path.write_text(text)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Here(Registry):
+    """A registry whose scripts are called in this process."""
+
+    def __init__(self, *given: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(*given)
+        self.capsys = capsys
+        for name in set(os.environ) - set(self.environ):
+            monkeypatch.delenv(name)
+        for name, value in self.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(self.path)
+        # MLflow keeps an engine per address for as long as a process lives: here that outlives the folder.
+        monkeypatch.setattr(paths, "STORE", self.store / "mlflow.db")
+
+    def do(self, script: str, *words: str, code: int = 0, environ: dict[str, str] | None = None) -> str:
+        """Return what a script says; it must end with this code."""
+        self.capsys.readouterr()
+        module = importlib.import_module(f"scripts.{script}")
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # MLflow's, on its import and with SQLAlchemy; a user sees none: test_register asks
+            ended = module.main(words, os.environ | (environ or {}))
+        told = self.capsys.readouterr()
+        assert ended == code, told.out + told.err
+        assert "Traceback" not in told.err
+        return told.err if code else told.out
+
+
+@pytest.fixture
+def copies(modelled: Any, empty: Path, tmp_path: Path) -> Callable[..., Registry]:
+    """Return a function that makes one more copy of a project, with an empty embedded store, that of the copied one, or a server."""
+    made: list[Registry] = []
+
+    def copy(of: Registry | None = None, on: Server | None = None, name: str = "pawl") -> Registry:
+        path = tmp_path / f"copy{len(made)}"
+        made.append(Registry(of or modelled, path, on.folder if on else path, name, on.url if on else ""))
+        if of is None and on is None:
+            shutil.copy(empty, path / "mlflow.db")
+        return made[-1]
+
+    return copy
+
+
+@pytest.fixture
+def here(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], modelled: Any) -> Callable[..., Here]:  # fmt: skip
+    """Return a function that makes a copy of a project, called in this process, with an empty embedded store or that of the copied one."""
+
+    def make(of: Registry | None = None) -> Here:
+        made = Here(of or modelled, tmp_path / "here", tmp_path / "here", monkeypatch=monkeypatch, capsys=capsys)
+        if of is None:
+            shutil.copy(empty, made.path / "mlflow.db")
+        return made
+
+    return make
+
+
+@pytest.fixture
+def registry(here: Callable[..., Here]) -> Here:
+    """A project with an empty embedded store."""
+    return here()
+
+
+@pytest.fixture(scope="session")
+def three(modelled: Any, empty: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A project with three commits, each with a model of its own that is a version; commits: {version: commit}."""
+    path = tmp_path_factory.mktemp("three") / "project"
+    made = Registry(modelled, path, path)
+    shutil.copy(empty, path / "mlflow.db")
+    for number in (1, 2, 3):
+        made.model(float(f"0.4{number}"))
+        made.commits[str(number)] = made.commit(f"model {number}")
+        ((code, said),) = warm(made.job("register"))
+        assert code == 0, said
+    return made

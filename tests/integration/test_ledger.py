@@ -13,7 +13,7 @@ from pawl.ledger import ANSWERS, ENTRY, Ledger
 from scripts import ledger as script
 
 RULES = "version: 1\nmetrics: {roc_auc: {direction: higher, floor: 0.5}}\n"
-CHAMPION = ("champion", "--version", "3", "--digest", f"sha256:{'3' * 64}", "--image", "model@sha256:3")
+RELEASE = ("release", "--version", "3", "--digest", f"sha256:{'3' * 64}", "--image", "model@sha256:3")
 TOKEN = "ghs_0123456789secret"
 
 
@@ -193,7 +193,7 @@ def test_what_is_not_whole_is_2_and_not_recorded(checkout, spoil, why):
 def test_the_entries_are_shown_the_newest_first_with_what_is_served(checkout):
     first = checkout.head
     checkout.ask("record")
-    checkout.ask(*CHAMPION)
+    checkout.ask(*RELEASE)
     checkout.commit("worse")
     checkout.report(noise=1.0, verdict="fail", allowed=False)
     checkout.ask("record")
@@ -214,18 +214,32 @@ def test_an_empty_ledger_says_what_writes_it(checkout):
     assert (code, out) == (0, "the ledger has no entry of a commit here: a release writes one, `python -m scripts.ledger record` does\n")  # fmt: skip
 
 
-def test_what_is_served_is_written_and_again_changes_nothing(checkout):
-    code, out, _ = checkout.ask(*CHAMPION)
+def test_a_release_is_appended_and_served_and_again_changes_nothing(checkout):
+    checkout.ask("record")
+    code, out, _ = checkout.ask(*RELEASE, "--environment", "local", GITHUB_ACTOR="octocat")
     tip = checkout.tip()
-    checkout.ask(*CHAMPION)
+    checkout.ask(*RELEASE, "--environment", "local", GITHUB_ACTOR="octocat")
 
-    served = Ledger().champion()
-    assert (code, out) == (0, f"champion is version 3, of {checkout.head[:7]}\n")
+    (served,) = Ledger().releases()
+    assert (code, out) == (0, f"release {served.name}: version 3 is served, of {checkout.head[:7]}\n")
+    assert served == Ledger().champion()
     assert (served.commit, served.version, served.digest) == (checkout.head, "3", f"sha256:{'3' * 64}")
+    assert (served.verdict, served.by, served.environment) == ("pass", "octocat", "local")
     assert checkout.tip() == tip
 
 
-@pytest.mark.parametrize("words", [[], ["forget"], ["champion", "--version", "3"], ["record", "--fro", "x"]], ids=str)
+def test_one_model_may_have_many_images_and_a_way_back_is_a_release_too(checkout, monkeypatch):
+    for number, words in enumerate(((), ("--image", "model@sha256:4"), ("--rejected", "4", "--reason", "wrong"))):
+        monkeypatch.setattr("time.gmtime", lambda number=number: (2026, 1, 1, 0, 0, number, 3, 1, 0))
+        assert checkout.ask(*RELEASE, *words)[0] == 0
+
+    releases = Ledger().releases()
+    assert [each.made[-3:] for each in releases] == ["02Z", "01Z", "00Z"]
+    assert [each.image for each in releases] == ["model@sha256:3", "model@sha256:4", "model@sha256:3"]
+    assert (Ledger().champion().rejected, Ledger().champion().reason) == ("4", "wrong")
+
+
+@pytest.mark.parametrize("words", [[], ["forget"], ["release", "--version", "3"], ["record", "--fro", "x"]], ids=str)
 def test_wrong_words_are_2(checkout, words):
     with pytest.raises(SystemExit) as stopped:
         checkout.ask(*words)
@@ -249,13 +263,13 @@ def test_what_another_writer_has_pushed_stays(checkout, tmp_path):
     checkout.git("clone", "--quiet", str(checkout.remote), str(tmp_path / "other"))
     Ledger(tmp_path / "other").write({"baselines/of-another/entry.json": b"{}"}, "another")
 
-    checkout.ask(*CHAMPION)
+    checkout.ask(*RELEASE)
 
     names = checkout.git("ls-tree", "-r", "--name-only", "ledger", where=checkout.remote).splitlines()
     assert {"champion.json", "baselines/of-another/entry.json", f"baselines/{checkout.head}/entry.json"} <= set(names)
 
 
-@pytest.mark.parametrize("verb", [["record"], CHAMPION], ids=["record", "champion"])
+@pytest.mark.parametrize("verb", [["record"], RELEASE], ids=["record", "release"])
 @pytest.mark.parametrize("trouble", ["it is away", "it refuses"])
 def test_a_remote_that_does_not_take_it_is_3_with_its_own_words(checkout, monkeypatch, trouble, verb):
     checkout.with_remote()

@@ -472,8 +472,9 @@ def test_everything_that_people_read_is_written(report, trained):
     assert markdown(trained).startswith("### ✅ roc_auc is 0.8")
     assert "roc_auc is 0.8" in (trained.path / "reports/report.html").read_text()
     card = (trained.path / "reports/model_card.md").read_text()
-    assert card.startswith(f"# pawl\n\nTrained from commit `{head(trained)[:7]}+`.\n")
-    assert f"Bundle `{written(trained).candidate.digest}`." in card
+    assert f"Trained from commit `{head(trained)[:7]}+`." in card
+    assert "`lightgbm.LGBMClassifier` predicts `income`, one of `<=50K`, `>50K`" in card
+    assert f"- bundle `{written(trained).candidate.digest}`" in card
 
 
 def test_the_seconds_are_those_of_the_stages_that_ran_last(report, trained):
@@ -757,7 +758,7 @@ def test_many_small_losses_are_measured_against_the_best_that_main_had(report, t
 
 
 def released(ask, trained, commit):
-    words = ("champion", "--version=3", f"--digest=sha256:{'3' * 64}", "--image=model@sha256:3")
+    words = ("release", "--version=3", f"--digest=sha256:{'3' * 64}", "--image=model@sha256:3")
     assert ask(keeper.main, trained, *words, PAWL_COMMIT=commit) == 0
 
 

@@ -1,330 +1,393 @@
-"""The registry kept as an image, and the image of the service. Docker is a program that keeps a folder."""
+"""The embedded registry in a container registry: nothing is lost, whoever writes; nothing is taken that is not what was pushed."""
 
+import gzip
+import hashlib
 import json
 import os
+import re
 import shutil
+import sqlite3
+import subprocess
 import sys
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from scripts import image, store
+from pawl import oci, paths
+from pawl.ledger import Kept, Ledger
+from scripts import store
 
-NAME = "ghcr.io/me/model/registry:main"
-DIGEST = "sha256:" + "e" * 64
-
-# Images that were pushed are files in `registry/`, what is here is in `local/`. `faults` are {verb: message}.
-DOCKER = """\
-#!{python} -IS
-import json, shutil, sys
+# What a command of a release does to the registry, in little: one version more, with a folder of its own.
+ADD = """
+import sqlite3, sys
 from pathlib import Path
-
-home = Path({home!r})
-words = sys.argv[1:]
-with (home / "calls").open("a") as calls:
-    calls.write(json.dumps(words) + "\\n")
-faults = json.loads((home / "faults").read_text())
-
-
-def file(where, name):
-    return home / where / name.replace("/", "~")
-
-
-if words[0] in faults:
-    print(faults[words[0]], file=sys.stderr)
-    sys.exit(1)
-if words[0] == "import":
-    file("local", words[2]).write_bytes(sys.stdin.buffer.read())
-elif words[0] == "push":
-    shutil.copy(file("local", words[-1]), file("registry", words[-1]))
-elif words[0] == "pull":
-    if not file("registry", words[-1]).exists():
-        print("Error response from daemon: manifest unknown", file=sys.stderr)
-        sys.exit(1)
-    shutil.copy(file("registry", words[-1]), file("local", words[-1]))
-elif words[0] == "create":
-    print(words[1])
-elif words[0] == "export":
-    content = file("local", words[1]).read_bytes()
-    sys.stdout.buffer.write(content[: faults.get("cut", len(content))])
-    sys.stdout.flush()
-    sys.exit("cut" in faults)
-elif words[0] == "buildx":
-    Path(words[words.index("--metadata-file") + 1]).write_text(json.dumps({{"containerimage.digest": {digest!r}}}))
+name = sys.argv[1]
+with sqlite3.connect("mlflow.db") as base:
+    base.execute("create table if not exists model_versions (name text)")
+    base.execute("insert into model_versions values (?)", (name,))
+model = Path("mlartifacts/pawl/models") / name / "artifacts"
+model.mkdir(parents=True)
+(model / "MLmodel").write_text(name * 1000)
 """
 
 
-class Docker:
-    """What the stand-in keeps."""
+class Registry:
+    """As much of the OCI distribution API as the store talks to. asked: (method, path); refuses: {(method, part of the path): status}."""
 
-    def __init__(self, home):
-        self.home = home
+    def __init__(self):
+        self.blobs, self.manifests, self.asked, self.refuses = {}, {}, [], {}
+        registry = self
 
-    @property
-    def calls(self):
-        return [json.loads(line) for line in (self.home / "calls").read_text().splitlines()]
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
 
-    def fails(self, **faults):
-        (self.home / "faults").write_text(json.dumps(faults))
+            def do_GET(self):
+                registry.answer(self)
+
+            do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.place = f"{self.host}/octo/model/registry"
+
+    def answer(self, request):
+        sent = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        method, path = request.command, request.path
+        self.asked.append((method, path))
+        status, body, headers = self.route(method, path, sent)
+        for (refused, part), code in self.refuses.items():
+            if refused == method and part in path:
+                status, body, headers = code, b'{"errors": [{"message": "no"}]}', {}
+        request.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if method != "HEAD":
+            request.wfile.write(body)
+
+    def route(self, method, path, sent):
+        found = re.fullmatch(r"/v2/octo/model/registry/(blobs|manifests)/([^?]*)(?:\?digest=(.*))?", path)
+        kind, name, digest = found.groups()
+        kept = self.blobs if kind == "blobs" else self.manifests
+        if method == "POST":
+            return 202, b"", {"Location": f"/v2/octo/model/registry/blobs/uploads/{uuid.uuid4().hex}"}
+        if method == "PUT":
+            actual = f"sha256:{hashlib.sha256(sent).hexdigest()}"
+            kept[actual] = sent
+            if kind == "manifests" and not name.startswith("sha256:"):
+                kept[name] = sent
+            return (201 if (digest or name) in {actual, "main"} else 400), b"", {}
+        return (200, kept[name], {}) if name in kept else (404, b"{}", {})
 
 
 @pytest.fixture
-def docker(tmp_path, monkeypatch):
-    home = tmp_path / "docker"
-    for name in ("local", "registry", "bin"):
-        (home / name).mkdir(parents=True)
-    (home / "calls").touch()
-    program = home / "bin/docker"
-    program.write_text(DOCKER.format(python=sys.executable, home=str(home), digest=DIGEST))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{Path(shutil.which('git')).parent}")
-    made = Docker(home)
-    made.fails()
-    return made
+def registry():
+    made = Registry()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with a registry, as the working directory."""
-    folder = tmp_path / "here"
-    (folder / "mlartifacts/1/run/artifacts").mkdir(parents=True)
-    (folder / "mlflow.db").write_bytes(os.urandom(300_000))
-    (folder / "mlartifacts/1/run/artifacts/model").write_bytes(os.urandom(300_000))
-    (folder / "params.yaml").write_text("not part of it")
-    monkeypatch.chdir(folder)
-    return folder
+def clones(tmp_path, monkeypatch):
+    """Return a function that makes another clone of one repository, with its own working directory."""
+    for key in ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"):
+        monkeypatch.setenv(key, "A person")
+    for key in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(key, "person@example.com")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", tmp_path / "origin"], check=True)
+    first = tmp_path / "first"
+    subprocess.run(["git", "clone", "--quiet", tmp_path / "origin", first], check=True, capture_output=True)
+    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "-m", "begin"], cwd=first, check=True)
+    subprocess.run(["git", "push", "--quiet", "origin", "HEAD:main"], cwd=first, check=True)
+
+    def clone(name):
+        subprocess.run(
+            ["git", "clone", "--quiet", tmp_path / "origin", tmp_path / name], check=True, capture_output=True
+        )
+        monkeypatch.chdir(tmp_path / name)
+        return tmp_path / name
+
+    return clone
 
 
-@pytest.fixture
-def elsewhere(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    return tmp_path / "elsewhere"
+def add(name):
+    subprocess.run([sys.executable, "-c", ADD, name], check=True)
 
 
-def run(verb, name=NAME, **environ):
-    return store.main([verb, name], environ)
+def versions():
+    with sqlite3.connect("mlflow.db") as base:
+        return [name for (name,) in base.execute("select name from model_versions order by name")]
 
 
-def files(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and ".pawl" not in path.parts
+def test_what_was_pushed_in_one_clone_is_pulled_in_another(registry, clones, capsys):
+    clones("one")
+    assert store.main(["pull", registry.place], {}) == 0
+    assert "a new registry begins" in capsys.readouterr().out
+    add("a")
+    assert store.main(["push", registry.place], {}) == 0
+    clones("two")
+
+    assert store.main(["pull", registry.place], {}) == 0
+
+    assert versions() == ["a"]
+    assert Path("mlartifacts/pawl/models/a/artifacts/MLmodel").read_text() == "a" * 1000
+    assert Ledger().kept() == Kept(registry.place, f"sha256:{hashlib.sha256(registry.manifests['main']).hexdigest()}")
+
+
+def test_a_version_more_sends_that_and_the_database_alone(registry, clones):
+    clones("one")
+    for name in ("a", "b"):
+        add(name)
+    store.main(["push", registry.place], {})
+    add("c")
+    before = set(registry.blobs)
+    registry.asked.clear()
+
+    assert store.main(["push", registry.place], {}) == 0
+
+    titles = {
+        layer["digest"]: layer["annotations"][oci.TITLE] for layer in json.loads(registry.manifests["main"])["layers"]
     }
+    assert {titles[digest] for digest in set(registry.blobs) - before} == {"mlflow.db", "mlartifacts/pawl/models/c"}
+    assert len(titles) == 4
+    assert sum(method == "PUT" and "/blobs/" in path for method, path in registry.asked) == 2
 
 
-def test_what_was_pushed_is_pulled_elsewhere_file_by_file(docker, here, elsewhere, monkeypatch, capsys):
-    pushed = run("push")
-    monkeypatch.chdir(elsewhere)
-    pulled = run("pull")
+def test_a_second_push_of_the_same_sends_nothing(registry, clones):
+    clones("one")
+    add("a")
+    store.main(["push", registry.place], {})
+    before, head = dict(registry.blobs), Ledger()._git("rev-parse", Ledger().ref)
+    registry.asked.clear()
 
-    assert (pushed, pulled) == (0, 0)
-    assert files(elsewhere) == {name: content for name, content in files(here).items() if name != "params.yaml"}
-    assert len(files(elsewhere)) == 2
-    assert f"{NAME} holds the registry." in capsys.readouterr().out
+    assert store.main(["push", registry.place], {}) == 0
 
-
-def test_a_name_may_have_capitals_as_repositories_have(docker, here, elsewhere, monkeypatch):
-    assert run("push", NAME.upper()) == 0
-    monkeypatch.chdir(elsewhere)
-
-    assert run("pull", NAME.replace("me", "Me")) == 0
-    assert len(files(elsewhere)) == 2
+    assert registry.blobs == before
+    assert not [path for method, path in registry.asked if method == "POST"]
+    assert Ledger()._git("rev-parse", Ledger().ref) == head
 
 
-def test_nothing_else_of_an_image_is_written(docker, here, elsewhere, monkeypatch):
-    import io
-    import tarfile
+def test_of_two_writers_at_once_both_versions_survive(registry, clones, tmp_path):
+    clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "first"], {})
+    folders = [clones(f"writer{number}") for number in range(3)]
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from scripts import store; sys.exit(store.main(sys.argv[1:]))"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "run", registry.place, "--", sys.executable, "-c", ADD, f"writer{number}"],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number, folder in enumerate(folders)
+    ]  # fmt: skip
 
-    run("push")
-    pushed = docker.home / "registry" / NAME.replace("/", "~")
-    with tarfile.open(pushed, "a") as archive:
-        for name in ("etc/passwd", ".dockerenv", "dev/null", "../mlflow.db", "mlflow.db.old", "scripts/track.py"):
-            member = tarfile.TarInfo(name)
-            member.size = 4
-            archive.addfile(member, io.BytesIO(b"evil"))
-    monkeypatch.chdir(elsewhere)
+    said = [writer.communicate()[0] for writer in writers]
 
-    assert run("pull") == 0
-    assert set(files(elsewhere)) == {"mlflow.db", "mlartifacts/1/run/artifacts/model"}
-    assert not (elsewhere.parent / "mlflow.db").exists()
-
-
-ABSENT = [
-    "Error response from daemon: manifest unknown",
-    "Error response from daemon: name unknown: repository name not known to registry",
-    "manifest for ghcr.io/me/model/registry:main not found: manifest unknown: manifest unknown",
-    'Error response from daemon: failed to resolve reference "ghcr.io/me/model/registry:main": ghcr.io/me/model/registry:main: not found',
-    "errors: MANIFEST_UNKNOWN: manifest unknown",
-]  # fmt: skip
+    assert [writer.returncode for writer in writers] == [0, 0, 0], said
+    clones("reader")
+    store.main(["pull", registry.place], {})
+    assert versions() == ["first", "writer0", "writer1", "writer2"]
+    assert sorted(path.name for path in Path("mlartifacts/pawl/models").iterdir()) == versions()
 
 
-@pytest.mark.parametrize("message", ABSENT)
-def test_where_nothing_was_ever_pushed_a_new_registry_begins(docker, elsewhere, monkeypatch, capsys, message):
-    monkeypatch.chdir(elsewhere)
-    docker.fails(pull=message)
+def test_a_push_from_an_older_state_is_refused_and_says_so(registry, clones, capsys):
+    one = clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "a"], {})
+    clones("two")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "b"], {})
+    os.chdir(one)
+    add("c")
 
-    assert run("pull") == 0
-    assert capsys.readouterr().out == f"There is no {NAME} yet: a new registry begins.\n"
-    assert files(elsewhere) == {}
+    code = store.main(["push", registry.place], {})
 
-
-TROUBLE = [
-    "Error response from daemon: denied: permission_denied: read_package",
-    'Error response from daemon: Get "https://ghcr.io/v2/": dial tcp: lookup ghcr.io: no such host',
-    "unauthorized: authentication required",
-    'error getting credentials - err: exec: "docker-credential-desktop": executable file not found in $PATH, out: ``',
-    "Error response from daemon: received unexpected HTTP status: 502 Bad Gateway",
-]  # fmt: skip
+    assert code == 3
+    assert "another writer was first" in capsys.readouterr().err
+    assert json.loads(registry.manifests["main"])["layers"][0]["annotations"][oci.TITLE] == "mlartifacts/pawl/models/a"
+    assert "mlartifacts/pawl/models/c" not in registry.manifests["main"].decode()
 
 
-@pytest.mark.parametrize("message", TROUBLE)
-def test_a_registry_that_cannot_be_read_is_never_taken_for_an_empty_one(
-    docker, elsewhere, monkeypatch, capsys, message
-):
-    monkeypatch.chdir(elsewhere)
-    docker.fails(pull=message)
+def test_a_registry_that_was_never_pulled_is_not_pushed_over_the_one_that_is_kept(registry, clones, capsys):
+    clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "a"], {})
+    clones("two")
+    add("mine")
 
-    assert run("pull") == 3
-    told = capsys.readouterr().err
-    assert f"error: cannot pull: {message}\n  where: {NAME}\n" in told
-    assert files(elsewhere) == {}
+    assert store.main(["push", registry.place], {}) == 3
+
+    assert "another writer was first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cut", [0, 1024, 100_000, 400_000])
-def test_a_registry_that_arrives_cut_off_is_not_taken(docker, here, elsewhere, monkeypatch, capsys, cut):
-    run("push")
-    monkeypatch.chdir(elsewhere)
-    docker.fails(cut=cut)
+def test_a_failing_command_pushes_nothing_and_gives_its_code(registry, clones):
+    clones("one")
 
-    assert run("pull") == 3
-    assert "docker export" in capsys.readouterr().err
-    assert files(elsewhere) == {}
+    assert store.main(["run", registry.place, "--", sys.executable, "-c", "raise SystemExit(7)"], {}) == 7
 
-    docker.fails()
-    assert run("pull") == 0
-    assert len(files(elsewhere)) == 2
+    assert (registry.blobs, registry.manifests, Ledger().kept()) == ({}, {}, None)
 
 
-@pytest.mark.parametrize("part", ["mlflow.db", "mlartifacts"])
-def test_a_registry_that_is_here_is_not_overwritten(docker, here, capsys, part):
-    run("push")
-    if part == "mlartifacts":
-        (here / "mlflow.db").unlink()
-    before = files(here)
-
-    assert run("pull") == 2
-    assert f"error: {part} is here already" in capsys.readouterr().err
-    assert files(here) == before
+def altered(registry, title):
+    layer = next(
+        each for each in json.loads(registry.manifests["main"])["layers"] if each["annotations"][oci.TITLE] == title
+    )
+    content = registry.blobs[layer["digest"]]
+    return layer["digest"], content
 
 
-def test_what_is_not_here_cannot_be_pushed(docker, elsewhere, monkeypatch, capsys):
-    monkeypatch.chdir(elsewhere)
+def truncate(registry):
+    digest, content = altered(registry, "mlartifacts/pawl/models/a")
+    registry.blobs[digest] = content[: len(content) // 2]
 
-    assert run("push") == 2
-    assert "there is no mlflow.db" in capsys.readouterr().err
-    assert docker.calls == []
+
+def poison(registry):
+    digest, _ = altered(registry, "mlflow.db")
+    registry.blobs[digest] = gzip.compress(b"another database")
+
+
+def forge(registry):
+    digest = f"sha256:{hashlib.sha256(registry.manifests['main']).hexdigest()}"
+    registry.manifests[digest] = registry.manifests["main"].replace(b"layers", b"layers ")
+
+
+def forget(registry):
+    registry.manifests.clear()
 
 
 @pytest.mark.parametrize(
-    ("verb", "message"), [("import", "no space left on device"), ("push", "denied: write_package")]
+    ("damage", "said"),
+    [
+        (truncate, "mlartifacts/pawl/models/a is not what was pushed"),
+        (poison, "mlflow.db is not what was pushed"),
+        (forge, "the manifest is not the one that"),
+        (forget, "which is not there"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_push_that_fails_says_so(docker, here, capfd, verb, message):
-    docker.fails(**{verb: message})
+def test_what_is_damaged_is_refused_and_nothing_is_taken(registry, clones, capsys, damage, said):
+    clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "a"], {})
+    damage(registry)
+    clones("two")
 
-    assert run("push") == 3
-    told = capfd.readouterr().err
-    assert message in told
-    assert f"error: docker {verb} failed" in told
-    assert list((docker.home / "registry").iterdir()) == []
+    assert store.main(["pull", registry.place], {}) == 3
 
-
-@pytest.mark.parametrize("verb", ["pull", "push"])
-def test_with_a_server_there_is_nothing_to_do(docker, here, capsys, verb):
-    assert run(verb, MLFLOW_TRACKING_URI="https://me:canary7f3a@mlflow.example") == 0
-    assert capsys.readouterr().out == f"The registry is https://mlflow.example: nothing to {verb}.\n"
-    assert docker.calls == []
+    assert said in capsys.readouterr().err
+    assert not paths.STORE.exists()
+    assert not paths.ARTIFACTS.exists()
 
 
-@pytest.mark.parametrize("verb", ["pull", "push"])
-def test_without_docker_it_says_so(here, elsewhere, monkeypatch, capsys, verb):
-    monkeypatch.setenv("PATH", str(elsewhere))
-    if verb == "pull":
-        monkeypatch.chdir(elsewhere)
+def test_a_database_that_is_damaged_is_refused(registry, clones, capsys):
+    clones("one")
+    add("a")
+    with paths.STORE.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+    shutil.copy2(paths.STORE, "kept")
 
-    assert run(verb) == 2
-    assert "error: docker is not installed" in capsys.readouterr().err
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect("kept").execute("select * from model_versions")
+    assert store.main(["push", registry.place], {}) == 3
 
-
-@pytest.fixture
-def buildable(tmp_path, monkeypatch):
-    """A folder that has a bundle, as far as its image is concerned."""
-    folder = tmp_path / "buildable"
-    (folder / "models/bundle").mkdir(parents=True)
-    (folder / "models/bundle/manifest.json").write_text("{}")
-    (folder / "pyproject.toml").write_text('[project]\nname = "My-Model"\n')
-    monkeypatch.chdir(folder)
-    return folder
+    assert "damaged" in capsys.readouterr().err
+    assert not registry.manifests
 
 
-def test_an_image_that_is_pushed_is_known_by_its_digest(docker, buildable, capsys, tmp_path):
-    environ = {"GITHUB_SHA": "c0ffee" * 6 + "abcd", "GITHUB_OUTPUT": str(tmp_path / "output")}
+@pytest.mark.parametrize("title", ["../outside", "/tmp/outside"])
+def test_a_path_that_leads_outside_is_refused(registry, clones, capsys, title):
+    clones("one")
+    add("a")
+    oci.push(oci.repository(registry.place), {title: paths.STORE}, None)
+    (digest,) = registry.manifests
+    registry.manifests["main"] = registry.manifests[digest]
+    paths.STORE.unlink()
+    shutil.rmtree("mlartifacts")
 
-    code = image.main(["--push", "ghcr.io/Me/Model", "--version", "3"], environ)
+    assert store.main(["pull", registry.place], {}) == 2
 
-    assert code == 0
-    assert capsys.readouterr().out == f"ghcr.io/me/model@{DIGEST}\n"
-    assert (tmp_path / "output").read_text() == f"image=ghcr.io/me/model@{DIGEST}\n"
-    (words,) = docker.calls
-    assert words[words.index("--tag") + 1] == "ghcr.io/me/model:c0ffeec0ffee"
-    assert "--push" in words
-    assert "--load" not in words
-    arguments = {words[place + 1] for place, word in enumerate(words) if word == "--build-arg"}
-    assert arguments == {f"COMMIT={environ['GITHUB_SHA']}", "MODEL_VERSION=3"}
-
-
-def test_an_image_for_this_machine_is_known_by_its_tag_in_lower_case(docker, buildable, capsys):
-    assert image.main([], {"GITHUB_SHA": "c0ffee" * 7}) == 0
-    assert capsys.readouterr().out == "my-model:c0ffeec0ffee\n"
-    (words,) = docker.calls
-    assert "--load" in words
-    assert "--push" not in words
+    assert "refused: the path" in capsys.readouterr().err
 
 
-def test_every_argument_that_is_built_with_is_one_that_the_dockerfile_takes(docker, buildable):
-    image.main([], {})
+def test_what_is_here_is_never_written_over(registry, clones, capsys):
+    clones("one")
+    add("a")
 
-    (words,) = docker.calls
-    given = {words[place + 1].partition("=")[0] for place, word in enumerate(words) if word == "--build-arg"}
-    dockerfile = Path(__file__).parents[2] / words[words.index("--file") + 1]
-    (line,) = [line for line in dockerfile.read_text().splitlines() if line.startswith("ARG ")]
-    assert {word.partition("=")[0] for word in line.split()[1:]} == given
+    assert store.main(["pull", registry.place], {}) == 2
 
-
-def test_without_a_bundle_there_is_no_image(docker, elsewhere, monkeypatch, capsys):
-    monkeypatch.chdir(elsewhere)
-
-    assert image.main([], {}) == 2
-    assert "error: there is no bundle\n  where: models/bundle\n  fix: run `make run`" in capsys.readouterr().err
-    assert docker.calls == []
+    assert "mlflow.db is here already" in capsys.readouterr().err
+    assert versions() == ["a"]
 
 
-def test_an_image_that_is_not_built_is_not_named(docker, buildable, capfd, tmp_path):
-    docker.fails(buildx="failed to solve: no space left on device")
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [((("GET", "/manifests/"), 500), "refuses (500)"), ((("GET", "/manifests/"), 403), "let us in")],
+    ids=["500", "403"],
+)
+def test_a_registry_that_refuses_is_no_empty_one(registry, clones, capsys, refusal, said):
+    clones("one")
+    registry.refuses = dict([refusal])
 
-    assert image.main([], {"GITHUB_OUTPUT": str(tmp_path / "output")}) == 3
-    told = capfd.readouterr()
-    assert "failed to solve" in told.err
-    assert "error: docker did not build or push the image" in told.err
-    assert told.out == ""
-    assert not (tmp_path / "output").exists()
+    assert store.main(["pull", registry.place], {}) == 3
+
+    assert said in capsys.readouterr().err
 
 
-def test_without_docker_there_is_no_image(buildable, monkeypatch, capsys):
-    git = Path(shutil.which("git"))
-    (buildable / "bin").mkdir()
-    (buildable / "bin/git").symlink_to(git)
-    monkeypatch.setenv("PATH", str(buildable / "bin"))
+def test_an_upload_that_breaks_off_leaves_the_kept_one_as_it_was(registry, clones, capsys):
+    clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "a"], {})
+    kept, tag = Ledger().kept(), registry.manifests["main"]
+    add("b")
+    registry.refuses = {("PUT", "/blobs/"): 503}
 
-    assert image.main([], {}) == 2
-    assert "error: docker is not installed" in capsys.readouterr().err
+    assert store.main(["push", registry.place], {}) == 3
+    assert (Ledger().kept(), registry.manifests["main"]) == (kept, tag)
+
+    registry.refuses = {}
+    assert store.main(["push", registry.place], {}) == 0
+    assert "mlartifacts/pawl/models/b" in registry.manifests["main"].decode()
+
+
+@pytest.mark.parametrize("words", [["run", "x/y"], ["pull", "x/y", "--", "ls"], ["pull"], ["fetch", "x/y"]], ids=str)
+def test_wrong_words_are_told(clones, words):
+    clones("one")
+
+    with pytest.raises(SystemExit) as stopped:
+        store.main(words, {})
+
+    assert stopped.value.code == 2
+
+
+def test_a_place_that_is_none_is_told(clones, capsys):
+    clones("one")
+
+    assert store.main(["pull", "registry"], {}) == 2
+
+    assert "names no place in a container registry" in capsys.readouterr().err
+
+
+def test_nobody_listens(clones, capsys):
+    clones("one")
+
+    assert store.main(["pull", "127.0.0.1:9/octo/registry"], {}) == 3
+
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_with_a_server_the_command_runs_and_nothing_is_kept(registry, clones, capsys):
+    clones("one")
+    environ = {"MLFLOW_TRACKING_URI": "https://me:secret@mlflow.example.com"}
+
+    code = store.main(["run", registry.place, "--", sys.executable, "-c", "raise SystemExit(5)"], environ)
+
+    assert code == 5
+    assert "secret" not in capsys.readouterr().out
+    assert not registry.asked

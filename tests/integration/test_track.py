@@ -1,440 +1,508 @@
-"""One run and one version per model, in the embedded registry and in a server's; and which version is champion."""
+"""One run per commit and lock: it holds everything that the model was made of, all that autologging would say, and moves with its folder."""
 
 import hashlib
 import json
-import os
-import shutil
-import socket
+import re
 import subprocess
 import sys
-import urllib.request
 
-import msgspec
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pawl import report, tracking
-from scripts import track
+from pawl import bundle, frames, tracking
 
-LENIENT, STRICT = (
-    {"version": 1, "metrics": {"roc_auc": {"direction": "higher", "floor": floor}}} for floor in (0.5, 1)
-)
 
-# What a test asks of the store in the working directory, through the door that the scripts use.
-LOOK = """
-import json, sys
-from pathlib import Path
-from mlflow.artifacts import download_artifacts
-from pawl import tracking
-from scripts import track
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
-track.main([])
-with tracking.store() as client:
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    versions = client.search_model_versions("name = 'pawl'")
-    download_artifacts(f"runs:/{runs[0].info.run_id}/bundle", dst_path=sys.argv[1])
-versions = [each.version for each in versions]
-print(json.dumps({"runs": [run.info.run_id for run in runs], "versions": versions, "url": client.tracking_uri}))
-"""
+
+def logged(registry, warm, script="track", **environ):
+    """Log the run of a registry in a process of its own; return what the store knows of it."""
+    ((code, said),) = warm(registry.job(script, environ=environ))
+    assert code == 0, said
+    assert "canary7f3a" not in said
+    (registry.run, _), *_ = registry.runs[-1:]
+    return registry
 
 
 @pytest.fixture(scope="module")
-def tracked(project):
-    """A project with a report that passes its gates."""
-    (project.path / "gates.yaml").write_text(yaml.safe_dump(LENIENT))
-    project.call(sys.executable, "-m", "scripts.report")
-    project.commit("a model")
-    return project
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """A tracking server, as others run it."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            tracking.command(port), cwd=folder, env=tracking.quiet(), stdout=log, stderr=log, start_new_session=True
-        )
-    until = f"http://127.0.0.1:{port}"
-    try:
-        tracking._answers(until, 60, process)
-        yield until
-    finally:
-        process.terminate()
-        process.wait()
-
-
-class Registry:
-    """What the server knows of one project."""
-
-    def __init__(self, client, project):
-        self.client, self.project = client, project
-        self.name = f"pawl-{os.urandom(4).hex()}"
-
-    @property
-    def runs(self):
-        found = self.client.get_experiment_by_name(self.name)
-        return self.client.search_runs([found.experiment_id]) if found else []
-
-    @property
-    def versions(self):
-        return sorted(int(each.version) for each in self.client.search_model_versions(f"name = '{self.name}'"))
-
-    @property
-    def aliases(self):
-        return self.client.get_registered_model(self.name).aliases
-
-    def commit(self, message):
-        self.project.commit(message)
-        return self.project.call("git", "rev-parse", "HEAD").stdout.strip()
-
-    def model(self, threshold):
-        """Put another model into the project, with its report."""
-        path = self.project.path / "models/bundle/manifest.json"
-        manifest = json.loads(path.read_text()) | {"threshold": threshold}
-        del manifest["digest"]
-        digest = "sha256:" + hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        path.write_text(json.dumps(manifest | {"digest": digest}))
-        told = json.loads((self.project.path / "reports/report.json").read_text())
-        told["candidate"]["digest"] = digest
-        (self.project.path / "reports/report.json").write_text(json.dumps(told))
-        return digest
-
-
-@pytest.fixture
-def registry(tracked, url, monkeypatch, tmp_path):
-    """An empty registry on the server, and the project as its user; everything as it was after the test."""
-    import mlflow
-
-    kept = [
-        tracked.path / name
-        for name in ("models/bundle/manifest.json", "reports/report.json", "pyproject.toml", "gates.yaml")
-    ]
-    contents = [path.read_bytes() for path in kept]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    for key, value in tracking.PATIENCE.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tracked.path)
-    made = Registry(mlflow.MlflowClient(url), tracked)
-    tracked.edit("pyproject.toml", 'name = "pawl"', f'name = "{made.name}"')
-    made.commit("a project of its own")
-    yield made
-    shutil.rmtree(tracked.path / ".pawl/done", ignore_errors=True)
-    for path, content in zip(kept, contents, strict=True):
-        path.write_bytes(content)
-
-
-def run(*words, code=0):
-    assert track.main(words, os.environ) == code
-
-
-def test_the_embedded_registry_keeps_one_run_and_one_version_and_its_files_when_it_moves(tracked, tmp_path):
-    first = tracked.call(sys.executable, "-m", "scripts.track").stdout
-    again = tracked.call(sys.executable, "-m", "scripts.track").stdout
-    moved = tracked.path.rename(tracked.path.with_name("moved"))
-    original, tracked.path = tracked.path, moved
-    try:
-        shutil.rmtree(moved / ".pawl/done")
-        third, looked = tracked.call(sys.executable, "-c", LOOK, str(tmp_path)).stdout.splitlines(keepends=True)
-    finally:
-        moved.rename(original)
-        tracked.path = original
-
-    found = json.loads(looked)
-    assert first.startswith("pawl version 1 (new, candidate) is in mlflow.db: sha256:")
-    assert again == first
-    assert third == first.replace("(new,", "(known,")
-    assert len(found["runs"]) == 1
-    assert found["versions"] == ["1"]
-    for path in (original / "models/bundle").iterdir():
-        assert (tmp_path / "bundle" / path.name).read_bytes() == path.read_bytes()
-    assert len(list((tmp_path / "bundle").iterdir())) == 4
-    with pytest.raises(OSError, match="refused"):  # its server has ended with the call
-        urllib.request.urlopen(f"{found['url']}/health")
+def tracked(modelled, empty, make_registry, warm, tmp_path_factory):
+    """A project whose table comes from an address with a password, and its run."""
+    path = tmp_path_factory.mktemp("tracked") / "project"
+    made = make_registry(modelled, path, path)
+    (path / "mlflow.db").write_bytes(empty.read_bytes())
+    made.edit("params.yaml", "source: sample", "source: https://me:canary7f3a@example.org/table.csv")
+    return logged(made, warm)
 
 
-def test_a_server_is_used_instead_of_the_embedded_store(registry, url, capsys):
-    run()
-
-    assert f"{registry.name} version 1 (new, candidate) is in {url}: sha256:" in capsys.readouterr().out
-    assert registry.versions == [1]
-    assert registry.aliases == {"candidate": "1"}
-    assert not (registry.project.path / "mlflow.db").exists() or registry.name not in tracked_names(registry)
+def info(registry):
+    """Return (name, start, end) of the run."""
+    ((name, start, end),) = registry.rows("select name, start_time, end_time from runs where run_uuid = ?", registry.run)  # fmt: skip
+    return name, start, end
 
-
-def tracked_names(registry):
-    import sqlite3
 
-    connection = sqlite3.connect(registry.project.path / "mlflow.db")
-    try:
-        return [name for (name,) in connection.execute("select name from registered_models")]
-    finally:
-        connection.close()
+def head(registry):
+    return registry.git("rev-parse", "HEAD")
 
 
-def test_a_run_holds_what_the_model_was_made_of_and_how_good_it_is(registry):
-    run()
+def test_tracked_twice_it_is_one_run(registry):
+    first = registry.do("track")
+    again = registry.do("track")
 
-    (made,) = registry.runs
-    digest = json.loads((registry.project.path / "models/bundle/manifest.json").read_text())["digest"]
-    measured = json.loads((registry.project.path / "reports/metrics.json").read_text())["test"]
-    head = registry.project.call("git", "rev-parse", "HEAD").stdout.strip()
-    assert made.info.status == "FINISHED"
-    assert made.data.tags["pawl.commit"] == head
-    assert made.data.tags["pawl.digest"] == digest
-    assert made.data.tags["pawl.gate"] == "pass"
-    assert made.data.params["train.params.n_estimators"] == "30"
-    assert made.data.metrics["test.roc_auc"] == measured["roc_auc"]["value"]
-    curve = registry.client.get_metric_history(made.info.run_id, "valid.binary_logloss")
-    assert [each.step for each in curve] == list(range(1, 31))
-    folders = {each.path for each in registry.client.list_artifacts(made.info.run_id)}
-    assert folders == {"bundle", "inputs", "reports"}
-    version = registry.client.get_model_version(registry.name, "1")
-    assert version.run_id == made.info.run_id
-    assert version.tags["pawl.digest"] == digest
+    ((run, status),) = registry.runs
+    assert status == "FINISHED"
+    assert first == f"Run {run} (new) is in {registry.store / 'mlflow.db'}.\n"
+    assert again == first.replace("(new)", "(known)")
 
 
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_the_same_again_makes_nothing_new(registry, capsys, forgotten):
-    run()
-    said = capsys.readouterr().out
-    if forgotten:
-        shutil.rmtree(registry.project.path / ".pawl/done")
-
-    run()
+def test_a_run_has_the_name_and_the_parent_that_it_is_given(registry):
+    registry.do("track", "--name", "a search", "--parent", "f" * 32)
 
-    assert capsys.readouterr().out == (said.replace("(new,", "(known,") if forgotten else said)
-    assert len(registry.runs) == 1
-    assert registry.versions == [1]
+    registry.run = registry.runs[0][0]
+    assert info(registry)[0] == "a search"
+    assert registry.values("tags", registry.run)["mlflow.parentRunId"] == "f" * 32
 
 
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_the_workflow_gets_version_and_digest_each_time(registry, tmp_path, monkeypatch, forgotten):
-    digest = json.loads((registry.project.path / "models/bundle/manifest.json").read_text())["digest"]
-    for name in ("first", "second"):
-        monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / name))
-        run()
-        if forgotten:
-            shutil.rmtree(registry.project.path / ".pawl/done")
+def test_a_run_whose_files_were_lost_is_sent_again(registry):
+    registry.do("track")
+    (run, _), *_ = registry.runs
+    before = registry.files(run)
+    next(registry.store.glob(f"mlartifacts/pawl/{run}/artifacts/estimator.html")).unlink()
 
-    assert (tmp_path / "first").read_text() == f"version=1\ndigest={digest}\n"
-    assert (tmp_path / "second").read_text() == f"version=1\ndigest={digest}\n"
+    registry.do("track")
 
+    assert registry.files(run).keys() == before.keys()
+    assert [each for each, _ in registry.runs] == [run]
 
-def test_the_same_model_of_another_commit_is_a_run_and_no_version(registry):
-    run()
-    registry.commit("only words")
-
-    run()
-
-    assert len(registry.runs) == 2
-    assert registry.versions == [1]
-
-
-def test_a_run_that_was_cut_off_is_logged_again(registry):
-    run()
-    (made,) = registry.runs
-    registry.client.update_run(made.info.run_id, status="RUNNING")
-    shutil.rmtree(registry.project.path / ".pawl/done")
 
-    run()
+@pytest.mark.parametrize("verdict", ["fail", "error", "inconclusive"])
+def test_a_model_that_may_not_ship_is_a_run_too(registry, verdict):
+    registry.report(verdict=verdict, allowed=False)
 
-    assert sorted(each.info.status for each in registry.runs) == ["FINISHED", "RUNNING"]
-    assert registry.versions == [1]
+    registry.do("track")
 
-
-VERDICTS = {
-    "fail": False, "error": False, "skipped": False, "inconclusive where that is strict": False,
-    "inconclusive": True, "unchanged": True, "improved": True, "fail where nothing is enforced": True,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("verdict", "allowed"), VERDICTS.items(), ids=VERDICTS)
-def test_only_what_its_verdict_lets_pass_becomes_a_version(registry, capsys, tmp_path, monkeypatch, verdict, allowed):
-    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
-    path, word = registry.project.path / "reports/report.json", verdict.split()[0]
-    found = report.load(path.read_bytes(), str(path))
-    path.write_bytes(report.dump(msgspec.structs.replace(found, verdict=word, allowed=allowed)))
-
-    run()
-
-    assert (f"; no version was made: the verdict is {word}." in capsys.readouterr().out) != allowed
-    (made,) = registry.runs
-    assert made.data.tags["pawl.gate"] == word
-    assert registry.versions == [1][:allowed]
-    assert (tmp_path / "output").exists() == allowed
-
-
-def test_a_model_that_may_not_ship_is_refused_each_time_that_it_is_asked_for(registry, capsys):
-    (registry.project.path / "gates.yaml").write_text(yaml.safe_dump(STRICT))
-    registry.project.call(sys.executable, "-m", "scripts.report")
-
-    for _ in range(2):
-        run()
-
-    assert capsys.readouterr().out.count("no version was made: the verdict is fail.") == 2
-    assert len(registry.runs) == 1
-    assert registry.versions == []
-
-
-def test_another_model_is_the_next_version_and_the_candidate(registry):
-    first = registry.model(0.41)
-    run()
-    registry.model(0.42)
-    run()
-    after_second = registry.aliases
-    assert registry.model(0.41) == first
-    shutil.rmtree(registry.project.path / ".pawl/done")
-    run()
-
-    assert registry.versions == [1, 2]
-    assert after_second == {"candidate": "2"}
-    assert registry.aliases == {"candidate": "1"}  # a revert makes no third
-
-
-def versions(registry, count):
-    """Make versions 1 to count, each of a commit of its own; return the commits."""
-    commits = []
-    for number in range(1, count + 1):
-        registry.model(number / 100)
-        commits.append(registry.commit(f"model {number}"))
-        run()
-    return commits
-
-
-def promote(monkeypatch, version, commit, image="", code=0):
-    monkeypatch.setenv("PAWL_COMMIT", commit)
-    run("--promote", version, "--image", image, code=code)
-
-
-def test_promoting_moves_champion_and_remembers_the_one_before(registry, monkeypatch, capsys):
-    commits = versions(registry, 3)
-    capsys.readouterr()
-
-    said, seen = [], []
-    for number, commit in enumerate(commits, 1):
-        promote(monkeypatch, str(number), commit, f"model@sha256:{number}")
-        said.append(capsys.readouterr().out.strip())
-        seen.append({key: value for key, value in registry.aliases.items() if key != "candidate"})
-
-    assert said == [
-        f"✅ Released: {registry.name} version {number} is champion (before: {before}), as model@sha256:{number}."
-        for number, before in ((1, "none"), (2, 1), (3, 2))
-    ]
-    assert seen == [
-        {"champion": "1"}, {"champion": "2", "previous_champion": "1"}, {"champion": "3", "previous_champion": "2"},
-    ]  # fmt: skip
-    tags = registry.client.get_model_version(registry.name, "2").tags
-    assert (tags["pawl.released"], tags["pawl.image"]) == (commits[1], "model@sha256:2")
-
-
-def test_promoting_again_changes_no_alias(registry, monkeypatch):
-    commits = versions(registry, 2)
-    for number in ("1", "2", "2"):
-        promote(monkeypatch, number, commits[int(number) - 1])
-
-    assert registry.aliases == {"candidate": "2", "champion": "2", "previous_champion": "1"}
-
-
-def test_an_older_commit_does_not_take_champion_back(registry, monkeypatch, capsys):
-    commits = versions(registry, 2)
-    promote(monkeypatch, "2", commits[1])
-    before = registry.aliases
-
-    promote(monkeypatch, "1", commits[0], code=2)
-
-    told = capsys.readouterr().err
-    assert f"version 2 is champion since {commits[1][:7]}, which is newer than {commits[0][:7]}" in told
-    assert "fix: nothing to do" in told
-    assert registry.aliases == before
-    assert "pawl.released" not in registry.client.get_model_version(registry.name, "1").tags
-
-
-def test_a_revert_makes_an_earlier_version_champion_again(registry, monkeypatch):
-    commits = versions(registry, 2)
-    promote(monkeypatch, "1", commits[0])
-    promote(monkeypatch, "2", commits[1])
-
-    promote(monkeypatch, "1", registry.commit("Revert model 2"))
-
-    assert registry.aliases == {"candidate": "2", "champion": "1", "previous_champion": "2"}
-
-
-@pytest.mark.parametrize("version", ["9", "latest", "1; drop", "-1"])
-def test_a_version_that_does_not_exist_cannot_be_promoted(registry, monkeypatch, capsys, version):
-    (commit,) = versions(registry, 1)
-
-    monkeypatch.setenv("PAWL_COMMIT", commit)
-    run(f"--promote={version}", code=2)
-
-    assert f"there is no version {version}" in capsys.readouterr().err
-    assert registry.aliases == {"candidate": "1"}
-
-
-def test_the_report_of_another_model_is_refused(registry, capsys):
-    told = (registry.project.path / "reports/report.json").read_bytes()
-    registry.model(0.77)
-    (registry.project.path / "reports/report.json").write_bytes(told)
-
-    run(code=2)
-
-    assert (
-        "error: the report is not of this model\n  where: reports/report.json\n  fix: run `make report`"
-        in capsys.readouterr().err
-    )
-    assert registry.runs == []
+    tags = registry.values("tags", registry.runs[0][0])
+    assert (tags["pawl.verdict"], tags["pawl.allowed"]) == (verdict, "false")
 
 
 @pytest.mark.parametrize(
     ("gone", "fix"), [("reports/report.json", "make report"), ("models/bundle/manifest.json", "make run")]
 )
-def test_without_a_model_or_its_report_it_says_what_to_run(registry, capsys, gone, fix):
-    (registry.project.path / gone).unlink()
+def test_without_a_model_or_its_report_it_says_what_to_run(registry, gone, fix):
+    (registry.path / gone).unlink()
 
-    run(code=2)
-
-    assert fix in capsys.readouterr().err
+    for script in ("track", "register"):
+        assert fix in registry.do(script, code=2)
     assert registry.runs == []
 
 
-def test_a_server_that_does_not_answer_is_told_by_name_and_nothing_is_written_here(tracked, monkeypatch, capsys):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.chdir(tracked.path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", dead)
-    before = {path.name for path in tracked.path.iterdir()}
-
-    run(code=3)
-
-    told = capsys.readouterr().err
-    assert f"error: the MLflow server does not answer: [Errno 111] Connection refused\n  where: {dead}" in told
-    assert "MLFLOW_TRACKING_URI" in told
-    assert {path.name for path in tracked.path.iterdir()} == before
+# What makes a run reproducible
 
 
-def test_a_password_in_the_address_is_never_shown(registry, url, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("http://", "http://me:canary7f3a@"))
+def test_it_began_and_ended_when_its_stages_did(tracked):
+    stages = {each["stage"]: each for each in map(json.loads, (tracked.path / ".pawl/stages.jsonl").read_text().splitlines())}  # fmt: skip
+    began = min(each["started"] for each in stages.values())
+    ended = max(each["started"] + each["seconds"] for each in stages.values())
 
-    run()
-
-    told = capsys.readouterr()
-    assert "canary7f3a" not in told.out + told.err
-    assert registry.versions == [1]
+    assert info(tracked)[1:] == (int(began * 1000), int(ended * 1000))
+    metrics = tracked.values("latest_metrics", tracked.run)
+    assert {f"seconds.{name}" for name in stages} == {name for name in metrics if name.startswith("seconds.")}
 
 
-def test_a_bundle_that_is_not_whole_is_never_registered(registry, capsys):
-    stored = registry.project.path / "models/bundle/pipeline.skops"
-    content, mode = stored.read_bytes(), stored.stat().st_mode
-    stored.unlink()  # it may be a link to the cache
-    stored.write_bytes(b"garbage")
+def test_it_names_commit_source_and_description(tracked):
+    tags = tracked.values("tags", tracked.run)
 
-    run(code=2)
+    assert tags["mlflow.source.name"] == "scripts/run.py"
+    assert tags["mlflow.source.git.commit"] == tags["pawl.trained_commit"] == head(tracked)
+    assert tags["mlflow.note.content"] == "a model"
+    assert tags["mlflow.source.git.branch"] == "main"
+    assert tags["mlflow.source.git.repoURL"] == "https://example.org/me/model.git"
+    assert info(tracked)[0] == head(tracked)[:7]
 
-    stored.write_bytes(content)
-    stored.chmod(mode)
-    assert "pipeline.skops is not the file that was written" in capsys.readouterr().err
+
+def test_a_note_is_the_description(tracked, copies, warm):
+    noted = logged(copies(tracked), warm, NOTE="a wider search")
+
+    assert noted.run == tracked.run
+    assert noted.values("tags", noted.run)["mlflow.note.content"] == "a wider search"
+
+
+def test_where_it_came_from_and_where_it_lies_is_told_without_a_password(tracked):
+    tags = tracked.values("tags", tracked.run)
+
+    assert tags["pawl.input"] == "https://example.org/table.csv"
+    assert tracked.place(tags["pawl.output"]).joinpath("MLmodel").exists()
+    assert tracked.values("params", tracked.run)["ingest.source"] == "https://example.org/table.csv"
+    assert b"canary7f3a" not in (tracked.store / "mlflow.db").read_bytes()
+
+
+def test_a_description_that_was_given_stays_until_another_is_given(tracked, copies, warm):
+    here = copies(tracked)
+    for note, expected in (("first", "first"), ("", "first"), ("second", "second")):
+        noted = logged(here, warm, NOTE=note)
+        assert noted.values("tags", noted.run)["mlflow.note.content"] == expected
+
+
+def test_it_has_every_parameter_given_or_not(tracked):
+    params = tracked.values("params", tracked.run)
+    estimator = bundle.load(tracked.path / "models/bundle").pipeline[-1]
+    given = yaml.safe_load((tracked.path / "params.yaml").read_text())
+
+    effective = estimator.get_params() | estimator.booster_.params
+    assert {name: params.get(name) for name in effective} == {name: str(value) for name, value in effective.items()}
+    assert params["num_leaves"] == str(given["train"]["params"]["num_leaves"])
+    assert params["threshold"] == "0.5"
+
+
+def test_it_has_every_metric_with_its_interval(tracked):
+    found = tracked.values("latest_metrics", tracked.run)
+    told = json.loads((tracked.path / "reports/metrics.json").read_text())
+
+    for split, metrics in told.items():
+        for name, each in metrics.items():
+            ends = [found.get(f"{split}.{name}{end}") for end in ("", ".low", ".high")]
+            assert ends == [each["value"], each["low"], each["high"]], name
+
+
+def test_a_learning_curve_is_a_metric_with_steps(tracked):
+    lines = [line.split(",") for line in (tracked.path / "reports/history.csv").read_text().splitlines()[1:]]
+    query = "select step, value from metrics where run_uuid = ? and key = 'valid.binary_logloss' order by step"
+
+    assert tracked.rows(query, tracked.run) == [(int(step), float(value)) for step, split, metric, value in lines if split == "valid"]  # fmt: skip
+
+
+def test_it_holds_lock_environment_report_and_plots_byte_for_byte(tracked):
+    files = tracked.files(tracked.run)
+    names = {f"inputs/{name}": name for name in ("params.yaml", "schema.yaml", "gates.yaml", "dvc.yaml", "dvc.lock")}
+    names |= {f"environment/{name.rpartition('/')[2]}": name for name in ("requirements/pipeline.txt", "models/made_by.json")}  # fmt: skip
+    names |= {f"reports/{name}": f"reports/{name}" for name in ("report.json", "report.html", "model_card.md", "metrics.json", "history.csv")}  # fmt: skip
+
+    for name, path in names.items():
+        assert files[name] == (tracked.path / path).read_bytes(), name
+    assert {"plots/roc.svg", "plots/calibration.svg", "plots/learning.svg", "plots/importances.svg"} <= files.keys()
+    assert all(files[name].startswith(b"<svg") for name in files if name.endswith(".svg"))
+
+
+def test_its_datasets_are_named_by_what_they_hold(tracked):
+    query = "select input_tags.value, datasets.name, digest, dataset_source from inputs join datasets on source_id = dataset_uuid join input_tags using (input_uuid) where destination_id = ?"
+    found = {context: (name, digest, json.loads(source)) for context, name, digest, source in tracked.rows(query, tracked.run)}  # fmt: skip
+
+    assert found == {
+        name: (name, sha256(tracked.path / f"data/prepared/{name}.parquet")[:36], {"uri": f"data/prepared/{name}.parquet", "from": "https://example.org/table.csv"})
+        for name in ("train", "valid", "test")
+    }  # fmt: skip
+
+
+def test_its_model_is_the_bundle_with_signature_and_example(tracked):
+    ((place,),) = tracked.rows("select artifact_location from logged_models where source_run_id = ?", tracked.run)
+    model = tracked.place(place)
+    described = yaml.safe_load((model / "MLmodel").read_text())
+    loaded = bundle.load(tracked.path / "models/bundle")
+
+    for path in (tracked.path / "models/bundle").iterdir():
+        assert (model / "data/bundle" / path.name).read_bytes() == path.read_bytes()
+    assert [each["name"] for each in json.loads(described["signature"]["inputs"])] == list(loaded.dtypes)
+    assert [each["name"] for each in json.loads(described["signature"]["outputs"])] == ["predictions", "probabilities"]
+    example = json.loads((model / "input_example.json").read_text())
+    assert dict(zip(example["columns"], example["data"][0], strict=True)) == loaded.golden["records"][0]
+    assert described["metadata"]["digest"] == loaded.digest
+
+
+# A bundle that somebody has changed
+
+
+def poisoned(path, how, canary):
+    """Change a bundle as somebody would who wants this process to run a command, or to read a file of theirs."""
+    import pickle
+    import zipfile
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(canary), "w")
+
+    manifest = json.loads((path / "manifest.json").read_text())
+    for file in path.iterdir():
+        content = file.read_bytes()
+        file.unlink()  # it may be shared
+        file.write_bytes(content)
+    if how == "another digest":
+        manifest["digest"] = "sha256:" + "0" * 64
+    elif how == "a pickle instead of the pipeline":
+        (path / "pipeline.skops").write_bytes(pickle.dumps(Evil()))
+    elif how == "a pickle in the pipeline, with its digests":
+        with zipfile.ZipFile(path / "pipeline.skops", "a") as file:
+            file.writestr("evil.pickle", pickle.dumps(Evil()))
+        schema = {"__class__": "system", "__module__": "posix", "__loader__": "TypeNode", "__id__": 0}
+        with zipfile.ZipFile(path / "pipeline.skops", "w") as file:
+            file.writestr("schema.json", json.dumps(schema | {"protocol": 2, "_skops_version": "0.13"}))
+    elif how == "a link":
+        (path / "golden.json").unlink()
+        (path / "golden.json").symlink_to("/etc/hostname")
+    elif how == "another file":
+        manifest["files"]["evil.py"] = {"sha256": "0" * 64, "size": 1}
+        (path / "evil.py").write_text(f"open({str(canary)!r}, 'w')")
+    elif how == "a path that leads out":
+        manifest["files"]["../../params.yaml"] = manifest["files"].pop("golden.json")
+    for name in manifest["files"]:
+        if how.endswith("digests") and (path / name).exists():
+            manifest["files"][name] = {"sha256": sha256(path / name), "size": (path / name).stat().st_size}
+    if how != "another digest":
+        content = {key: value for key, value in manifest.items() if key != "digest"}
+        manifest["digest"] = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return manifest["digest"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "another digest", "a pickle instead of the pipeline", "a pickle in the pipeline, with its digests", "a link", "another file",
+        "a path that leads out",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("script", ["register", "track"])
+def test_a_bundle_that_was_changed_is_refused_before_anything_is_loaded_or_logged(registry, tmp_path, how, script):
+    registry.report(digest=poisoned(registry.path / "models/bundle", how, tmp_path / "canary"))
+
+    told = registry.do(script, code=2)
+
+    assert told.startswith("error: ")
+    assert not (tmp_path / "canary").exists()
     assert registry.runs == []
+    assert registry.versions == {}
+
+
+# What autologging would say of the same fit
+
+AUTOLOG = """
+import importlib, json
+from pathlib import Path
+
+import mlflow
+import pyarrow.parquet as pq
+
+from pawl import config, frames, paths
+from pawl.pipeline import train
+
+params = config.load(paths.PARAMS)
+tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
+labels = train.labels_of(tables["train"].column(params.target), params.problem)
+y = {name: train.target(table.column(params.target), labels) for name, table in tables.items()}
+X = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
+mlflow.set_tracking_uri("sqlite:///autolog.db")
+client = mlflow.MlflowClient()
+mlflow.set_experiment(experiment_id=client.create_experiment("autolog", Path("autolog").absolute().as_uri()))
+importlib.import_module(f"mlflow.{FLAVOR}").autolog(log_input_examples=True)
+with mlflow.start_run() as run:
+    model, _ = train.fit(params.train, labels, X["train"], y["train"], X["valid"], y["valid"])
+found = client.get_run(run.info.run_id)
+model, = client.search_logged_models([found.info.experiment_id])
+Path("autolog.json").write_text(json.dumps({
+    "params": found.data.params, "tags": found.data.tags, "metrics": found.data.metrics,
+    "curves": {name: [[each.step, each.value] for each in client.get_metric_history(run.info.run_id, name)] for name in found.data.metrics},
+    "datasets": [tag.value for each in found.inputs.dataset_inputs for tag in each.tags],
+    "files": {str(path.relative_to("autolog")): path.read_text(errors="replace") for path in Path("autolog").rglob("*") if path.is_file()},
+    "artifacts": [each.path for each in client.list_artifacts(run.info.run_id)], "run": run.info.run_id,
+}))
+"""  # fmt: skip
+METRICS = {  # of autologging: of ours
+    "valid-binary_logloss": "valid.binary_logloss", "train-binary_logloss": "train.binary_logloss", "best_iteration": "best_iteration",
+    "stopped_iteration": "stopped_iteration", "training_accuracy_score": "train.accuracy", "training_score": "train.accuracy",
+    "training_roc_auc": "train.roc_auc", "training_log_loss": "train.log_loss", "training_f1_score": "train.f1_weighted",
+    "training_recall_score": "train.accuracy",  # weighted by class that is what it is
+    "training_precision_score": None,  # weighted by class it answers no question that one asks: ours is of the positive label
+}  # fmt: skip
+PARAMS = {"keep_training_booster"}  # of lightgbm.train, which the estimator calls: it says nothing of the model
+FILES = {  # of autologging: of ours; content is compared where it is no picture
+    "feature_importance_gain.json": "feature_importance_gain.json", "feature_importance_split.json": "feature_importance_split.json",
+    "feature_importance_gain.png": "plots/importances.svg", "feature_importance_split.png": "plots/importances.svg",
+    "estimator.html": "estimator.html", "training_confusion_matrix.png": "plots/confusion.csv", "training_roc_curve.png": "plots/roc.svg",
+    "training_precision_recall_curve.png": "plots/precision_recall.svg",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forest(modelled, empty, make_project, make_registry, tmp_path_factory):
+    """The same project with another estimator: scikit-learn's."""
+    path = tmp_path_factory.mktemp("forest") / "project"
+    made = make_registry(modelled, path, path)
+    project = make_project.__new__(make_project)
+    project.path = path
+    project.set(**{"train.model": "sklearn.ensemble.RandomForestClassifier", "train.params": {"n_estimators": 10, "max_depth": 5}})  # fmt: skip
+    made.git("commit", "--quiet", "--all", "--message", "a forest")
+    project.run()
+    project.call(sys.executable, "-m", "scripts.report")
+    (path / "mlflow.db").write_bytes(empty.read_bytes())
+    return made
+
+
+@pytest.fixture(scope="module")
+def compared(modelled, forest, empty, make_registry, warm, tmp_path_factory):
+    """Return {flavor: (what autologging said, our run)} of the same fits."""
+    boosted = make_registry(modelled, (path := tmp_path_factory.mktemp("boosted") / "project"), path)
+    (path / "mlflow.db").write_bytes(empty.read_bytes())
+    found = {}
+    for flavor, made in (("lightgbm", boosted), ("sklearn", forest)):
+        (made.path / "autolog.db").write_bytes(empty.read_bytes())
+        ((code, said),) = warm(made.job("", code=f"FLAVOR = {flavor!r}\n{AUTOLOG}"))
+        assert code == 0, said
+        found[flavor] = json.loads((made.path / "autolog.json").read_text()), logged(made, warm)
+    return found
+
+
+FLAVORS = pytest.mark.parametrize("flavor", ["lightgbm", "sklearn"])
+
+
+@FLAVORS
+def test_every_parameter_that_autologging_knows_is_in_the_run(compared, flavor):
+    theirs, made = compared[flavor]
+    ours = made.values("params", made.run)
+
+    expected = {name: value for name, value in theirs["params"].items() if name not in PARAMS}
+    assert {name: ours.get(name) for name in expected} == expected
+
+
+@FLAVORS
+def test_every_metric_that_autologging_knows_is_in_the_run(compared, flavor):
+    theirs, made = compared[flavor]
+    ours = made.values("latest_metrics", made.run)
+
+    for name, value in theirs["metrics"].items():
+        if METRICS[name] and len(theirs["curves"][name]) == 1:
+            assert ours[METRICS[name]] == pytest.approx(value, abs=1e-6), name
+
+
+def test_every_step_of_a_learning_curve_is_in_the_run(compared):
+    theirs, made = compared["lightgbm"]
+    query = "select step, value from metrics where run_uuid = ? and key = ? order by step"
+
+    for name in ("valid-binary_logloss", "train-binary_logloss"):
+        expected = [value for _, value in sorted(theirs["curves"][name])]
+        rounds = made.rows(query, made.run, METRICS[name])
+        assert [step for step, _ in rounds] == list(range(1, 31))  # as everywhere here: the number of trees, not from 0
+        assert [value for _, value in rounds] == pytest.approx(expected[:30], rel=1e-8)
+        assert expected[30:] == [expected[29]]  # once more, that of the best round
+
+
+@FLAVORS
+def test_every_file_that_autologging_writes_is_in_the_run(compared, flavor):
+    theirs, made = compared[flavor]
+    ours = made.files(made.run)
+
+    for name in theirs["artifacts"]:
+        assert FILES[name] in ours
+        if name.endswith(".json"):
+            numbered = json.loads(theirs["files"][f"{theirs['run']}/artifacts/{name}"])  # Column_0, ...: ours has names
+            names = json.loads((made.path / "models/bundle/manifest.json").read_text())["feature_names"]
+            assert json.loads(ours[FILES[name]]) == {
+                names[int(each.partition("_")[2])]: value for each, value in numbered.items()
+            }
+        if name.endswith(".html"):
+            assert b"RandomForestClassifier" in ours[FILES[name]]
+
+
+@FLAVORS
+def test_what_else_autologging_says_is_in_the_run(compared, flavor):
+    theirs, made = compared[flavor]
+    tags = made.values("tags", made.run)
+    contexts = {value for (value,) in made.rows("select value from input_tags join inputs using (input_uuid) where destination_id = ?", made.run)}  # fmt: skip
+    ((place,),) = made.rows("select artifact_location from logged_models where source_run_id = ?", made.run)
+    described = yaml.safe_load((made.place(place) / "MLmodel").read_text())
+
+    assert {name: value for name, value in tags.items() if name.startswith("estimator_")}.items() >= {name: value for name, value in theirs["tags"].items() if name.startswith("estimator_")}.items()  # fmt: skip
+    assert set(theirs["datasets"]) <= {"train", "eval"}
+    assert contexts == {"train", "valid", "test"}  # theirs has `eval` for valid
+    assert described["signature"]
+    assert described["saved_input_example_info"]
+    assert ("lightgbm" in described["flavors"]) == (flavor == "lightgbm")
+
+
+# The registry moves
+
+LOOK = """
+import json, sys
+import mlflow, pandas, pyarrow.parquet as pq
+
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(f"models:/{sys.argv[3]}@champion")
+loaded = model._model_impl.loaded
+records = pq.read_table(sys.argv[2]).select(list(loaded.dtypes)).to_pylist()
+tables = [pandas.DataFrame(records), pandas.DataFrame([json.loads(sys.argv[4])])]
+# MLflow takes no int64 for a double.
+answers = [model.predict(table.astype({name: float for name in table.select_dtypes("integer")})) for table in tables]
+booster = mlflow.lightgbm.load_model(f"models:/{sys.argv[3]}@champion")
+from pawl import frames
+pipeline = loaded.pipeline
+matrix = pipeline[:-1].transform(frames.from_records(records, loaded.dtypes))
+native = [float(each) for each in booster.predict(matrix)]
+client = mlflow.MlflowClient()
+run = client.get_model_version_by_alias(sys.argv[3], "champion").run_id
+text = mlflow.artifacts.load_text(f"runs:/{run}/inputs/dvc.lock")
+print(json.dumps({"answers": [each.to_dict("list") for each in answers], "native": native, "lock": text,
+    "same": native == pipeline[-1].predict_proba(matrix)[:, 1].tolist(), "from": sys.modules["pawl"].__file__}))
+"""
+
+
+@pytest.fixture(scope="module")
+def moved(modelled, empty, make_registry, warm, tmp_path_factory):
+    """A registry that was made in one folder, and now lies in another."""
+    path = tmp_path_factory.mktemp("made") / "project"
+    made = make_registry(modelled, path, path)
+    (path / "mlflow.db").write_bytes(empty.read_bytes())
+    for script in ("register", "promote"):
+        ((code, said),) = warm(made.job(script))
+        assert code == 0, said
+    folder = tmp_path_factory.mktemp("moved")
+    for name in ("mlflow.db", "mlartifacts"):
+        (path / name).rename(folder / name)
+    return made, folder
+
+
+def test_a_registry_that_was_moved_serves_models_that_answer_bit_for_bit_as_the_bundle(moved, make_server, tmp_path):
+    made, folder = moved
+    server = make_server(folder).up()
+    loaded = bundle.load(made.path / "models/bundle")
+    rows = made.path / "data/prepared/test.parquet"
+    lone = loaded.golden["records"][0] | {next(iter(loaded.dtypes)): None}
+    environ = {key: value for key, value in (tracking.PATIENCE | made.environ).items() if key != "PYTHONPATH"}
+
+    done = subprocess.run([sys.executable, "-c", LOOK, server.url, str(rows), "pawl", json.dumps(lone)], cwd=tmp_path, env=environ, check=False, capture_output=True, text=True)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for answer, records in zip(said["answers"], (pq.read_table(rows).select(list(loaded.dtypes)).to_pylist(), [lone]), strict=True):  # fmt: skip
+        predictions, probabilities = loaded.predict_records(records)
+        assert answer["predictions"] == predictions
+        labels = loaded.manifest["labels"]
+        assert [[each[label] for label in labels] for each in answer["probabilities"]] == probabilities.tolist()
+    assert said["same"]
+    assert said["native"] == loaded.predict(frames.from_records(pq.read_table(rows).to_pylist(), loaded.dtypes))[1][:, 1].tolist()  # fmt: skip
+    assert said["lock"] == (made.path / "dvc.lock").read_text()
+    assert str(made.path) not in said["from"]
+    assert re.search(r"code", said["from"])
+
+
+def test_a_registry_that_was_moved_is_known_where_it_lies_now(moved, copies, warm):
+    made, folder = moved
+    there = copies(made)
+    for name in ("mlflow.db", "mlartifacts"):
+        subprocess.run(["cp", "-r", str(folder / name), str(there.path)], check=True)
+    there.forget()
+
+    ((code, said),) = warm(there.job("register"))
+
+    assert code == 0, said
+    assert "(registered before; candidate, champion)" in said
+    assert len(there.runs) == 1
+
+
+def test_a_server_is_used_instead_of_the_embedded_store(copies, server, warm):
+    made = copies(on=server, name="on-a-server")
+
+    ((code, said),) = warm(made.job("track", environ={tracking.URI: server.url.replace("http://", "http://me:canary7f3a@")}))  # fmt: skip
+
+    assert code == 0, said
+    assert said.endswith(f" (new) is in {server.url}.\n")
+    assert [status for _, status in made.runs] == ["FINISHED"]
+    assert not (made.path / "mlflow.db").exists()

@@ -184,3 +184,9 @@ def test_facts_of_slices_are_of_their_rules_and_of_the_headline():
     }  # fmt: skip
     assert found.slices["label=yes"].metrics["roc_auc"].value is None  # it has a single label
     assert found.slices["sex=Female"].metrics["recall"].value is None  # it has no positive row
+
+
+def test_the_metrics_of_a_slice_stand_in_the_order_of_the_rules_whatever_the_process():
+    rules = dict.fromkeys(("recall", "f1", "precision", "log_loss", "brier", "ece"), RULE)
+    gates = Gates(version=1, metrics={}, slices=(SliceRules(by=("sex",), metrics=rules),))
+    assert {tuple(each.metrics) for each in facts(of(100), gates, resamples=5).slices.values()} == {tuple(rules)}

@@ -57,6 +57,12 @@ WRONG = {
     "groups without a column": ("  split: random", "  split: group", "needs columns.group", "name the column"),
     "a split without a column": ("  split: random", "  split: given", "needs columns.split", "add one"),
     "a seed in another place": ("    num_leaves: 15", "    random_state: 1", "train.params.random_state has a key of its own", "set train.seed"),
+    "a grid of nothing": ("  grid:\n    train.params.num_leaves: [7, 15, 31]\n    train.params.learning_rate: [0.03, 0.05, 0.1]", "  grid: {}", "tune.grid has nothing to try", "add for example"),
+    "a list of nothing": ("num_leaves: [7, 15, 31]", "num_leaves: []", "tune.grid.train.params.num_leaves is no list of values", "for example"),
+    "a value for a list": ("num_leaves: [7, 15, 31]", "num_leaves: 31", "tune.grid.train.params.num_leaves is no list of values", "for example"),
+    "a value that stands twice": ("num_leaves: [7, 15, 31]", "num_leaves: [7, 15, 7]", "num_leaves: 7 stands there twice", "remove one"),
+    "a key that changes the rows": ("train.params.num_leaves: [7, 15, 31]", "prepare.seed: [0, 1]", "prepare.seed cannot be tried", "begin with train, featurize, threshold"),
+    "a misspelt key of the search": ("  metric: roc_auc", "  metrik: roc_auc", "tune.metrik is not a known name", "did you mean metric?"),
     "a rule without a name": ("threshold: 0.5", "threshold: {beta: 2}", "threshold: object missing required field `rule`", "allowed"),
 }  # fmt: skip
 
@@ -75,7 +81,7 @@ def test_a_wrong_value_is_one_problem_with_its_line(tmp_path, old, new, what, fi
     assert str(caught.value).count("error:") == 1
 
 
-@pytest.mark.parametrize("key", config.Params.__struct_fields__)
+@pytest.mark.parametrize("key", [each.name for each in msgspec.structs.fields(config.Params) if each.required])
 def test_a_key_that_is_missing_at_the_top_is_named_with_what_to_add(tmp_path, key):
     lines = SHIPPED.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))

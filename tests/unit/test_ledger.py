@@ -12,7 +12,7 @@ from pawl import answers, ledger
 from pawl.answers import Answers
 from pawl.gate.rules import SIZE
 from pawl.gate.verdict import Facts, Slice
-from pawl.ledger import Champion, Corrupt, Entry, Ledger
+from pawl.ledger import Corrupt, Entry, Ledger, Overtaken, Release
 from pawl.parts import Value
 from pawl.problem import Problem, Unreachable
 
@@ -149,6 +149,28 @@ def test_of_two_writers_at_once_nothing_is_lost(clone):
     assert Ledger(clone("reader")).commits() == {commit for each in names for commit in each}
 
 
+def test_what_was_written_on_a_condition_holds_for_one_writer_alone(clone):
+    folders = [clone(f"writer{number}") for number in range(4)]
+
+    def write(folder):
+        try:
+            return Ledger(folder).write({"x.json": folder.name.encode()}, "mine", only_if={"x.json": None})
+        except Overtaken:
+            return None
+
+    with ThreadPoolExecutor(4) as writers:
+        won = [made for made in writers.map(write, folders) if made]
+
+    assert len(won) == 1
+    last = Ledger(clone("reader"))
+    content = last._read("x.json")
+    with pytest.raises(Overtaken, match="another writer was first: x"):
+        last.write({"x.json": b"new"}, "new", only_if={"x.json": b"older"})
+    assert last._read("x.json") == content
+    last.write({"x.json": b"new"}, "new", only_if={"x.json": content})
+    assert last._read("x.json") == b"new"
+
+
 @pytest.fixture
 def asked(monkeypatch):
     calls, instead, run = [], {}, Ledger._run
@@ -263,7 +285,7 @@ def test_a_folder_that_is_no_commit_is_no_entry(here, name):
 
 
 def test_the_champion_is_what_was_written(here):
-    served = Champion(A, "3", "d", "image@sha256:1")
+    served = Release(A, "3", "d", "image@sha256:1")
 
     assert written(here).champion() is None
     assert planted(here, ledger.CHAMPION, msgspec.json.encode(served)).champion() == served

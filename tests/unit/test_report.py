@@ -18,7 +18,7 @@ from pawl.gate.verdict import Comparison, Facts, Judged, Slice
 from pawl.parts import Value
 from pawl.problem import Problem
 from pawl.profile import Column, Shift
-from pawl.report import Change, Changes, Data, File, Model, Other, Report, text
+from pawl.report import Change, Changes, Data, File, Model, Other, Report, card, text
 
 GATES = Gates(
     1,
@@ -345,7 +345,7 @@ def test_text_of_a_stranger_is_text_and_nothing_else(words, name):
             for given in (("words", "name"), (words, name))
         )  # fmt: skip
         read(report.dump(evil))
-        for rendered in (text.markdown, lambda found, gates: text.card(found, gates, "project")):
+        for rendered in (text.markdown, lambda found, gates: card.card(found, gates, "project", "It predicts.")):
             assert tags(rendered(evil, GATES)) == tags(rendered(plain, GATES))
         lines = text.terminal(evil, GATES, 80).splitlines()
         assert all(line.isprintable() and columns(line) <= 80 for line in lines)
@@ -411,10 +411,16 @@ def test_the_reason_and_new_gates_are_in_the_terminal():
     assert "⚠ gates.yaml: metrics.roc_auc.floor 0.9 → 0.1, from the next" in text.terminal(TERMINALS["gates"], GATES)
 
 
-def test_the_card_has_groups_rules_and_what_it_rests_on():
-    card = text.card(made(importances=(("hours", 0.61),), candidate=Model(CANDIDATE, facts(), OTHER_HASH, digests={"data": HASH})), GATES, "income")  # fmt: skip
+def test_the_card_says_what_it_is_for_how_good_where_its_limits_are_and_what_it_was_made_of():
+    model = Model(CANDIDATE, facts(), OTHER_HASH, digests={"data": HASH}, splits={"train": 5000, "test": 1234})
+    weak = made(importances=(("hours", 0.61),), candidate=model)
+
+    lines = card.card(weak, GATES, "income", "It predicts `income`.", "Not for decisions.").splitlines()
+
     expected = [
-        "# income", "## On 1,234 test rows", "| `sex=f` | 600 | recall | 0.800 | 0.780 to 0.820 |", "| `log_loss` | ✅ pass | ≤ 0.36 |",
-        "- `hours` 61%", f"Bundle `{OTHER_HASH}`.", f"- `data` `{HASH}`",
+        "# income", "## Use", "It predicts `income`.", "Not for decisions.", "Rows: `train` 5,000, `test` 1,234. Columns: 0.",
+        "| `sex=f` | 600 | `recall` | 0.800 | 0.780 to 0.820 |", "`hours` 61%.", f"- bundle `{OTHER_HASH}`", f"- `data` `{HASH}`",
     ]  # fmt: skip
-    assert [line for line in card.splitlines() if line in expected] == expected
+    assert [line for line in lines if line in expected] == expected
+    assert any("✅ ≤ 0.36" in line for line in lines if line.startswith("| `log_loss` |"))
+    assert "## Limits" in lines

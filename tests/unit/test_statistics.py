@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, log_loss
 from pawl import metrics
 from pawl.answers import Answers, pair
 from pawl.gate import statistics
-from pawl.gate.statistics import detectable, difference, holm
+from pawl.gate.statistics import detectable, difference, from_best, holm
 
 COUNTED = ("f1", "recall", "precision", "f1_macro", "balanced_accuracy", "ece")
 ALL = sorted({*COUNTED, "f1_weighted", "accuracy", "roc_auc", "log_loss", "brier", "average_precision"})
@@ -285,6 +285,26 @@ def test_chance_alone_seldom_looks_like_a_loss_and_intervals_hold_the_truth():
 )
 def test_holm_adjusts_by_rank(p, adjusted):
     assert holm(p) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
+def test_only_what_is_more_than_chance_is_told_from_the_best_whichever_way_is_better(metric):
+    (best, near), (_, far) = two(), two(more_noise=3.0)
+    one_sided = difference(metric, far, best)
+
+    p = from_best(metric, [best, best, near, far])
+
+    assert p[:2] == [1.0, 1.0]
+    assert p[2] > 0.05
+    assert p[3] == pytest.approx(6 * min(one_sided.p_lower, one_sided.p_higher))  # two sides, three others
+    assert p[3] < 0.001
+
+
+def test_what_is_not_defined_is_not_told_from_the_best():
+    one, other = two()
+    alike = one.y == 1
+
+    assert from_best("roc_auc", [one.take(alike), other.take(alike)]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("allowance", "tests"), [(0.0, 1), (0.02, 4), (0.2, 1)])

@@ -1,10 +1,10 @@
 """gates.yaml, typed and frozen: what may ship. A wrong key, type or value is refused with its line."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 
@@ -14,6 +14,8 @@ from pawl.problem import Problem
 from pawl.yamlfile import Key, line_of, read_yaml
 
 Percent = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%\Z", description="a percentage such as 5%")]
+AtLeastZero = Annotated[float, msgspec.Meta(ge=0)]
+Confidence = Annotated[float, msgspec.Meta(ge=0.5, lt=1)]
 Method = Literal["delong", "mcnemar", "paired_t", "bootstrap"]
 Level = Literal["error", "warn", "info"]
 SIZE = "model_bytes"  # of the bundle; known exactly, so that no test is needed
@@ -32,9 +34,7 @@ class Rule(Section):
     direction: Literal["higher", "lower"]  # which way is better
     floor: float | None = None
     ceiling: float | None = None
-    max_regression: Annotated[float, msgspec.Meta(ge=0)] | Percent | None = (
-        None  # how much worse than the baseline; N% of its value
-    )
+    max_regression: AtLeastZero | Percent | None = None  # how much worse than the baseline; N% of its value
     max_gap: Positive | None = None  # how much better on the training split than on the validation split
     method: Method | None = None  # of the test against the baseline; the metric's own without
     level: Level = "error"  # error blocks, warn warns, info is shown
@@ -87,9 +87,7 @@ class Gates(Section):
     metrics: dict[str, Rule]
     mode: Literal["enforce", "report"] = "enforce"  # report: says what it would do, and blocks nothing
     strict: bool = False  # inconclusive blocks too
-    confidence: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = (
-        0.95  # that nothing harmless is blocked, over all rules together
-    )
+    confidence: Confidence = 0.95  # that nothing harmless is blocked, over all rules together
     baseline: Baseline = Baseline()
     slices: tuple[SliceRules, ...] = ()
     waivers: tuple[Waiver, ...] = ()
@@ -133,36 +131,33 @@ def load(path: Path) -> Gates:
         for number, part in enumerate(values[name]) if isinstance(values.get(name), list) else ():
             typed(kind, part, lines, path, (name, str(number)))
     gates: Gates = typed(Gates, values, lines, path)
+
+    def refuse(what: str, key: Key, fix: str) -> NoReturn:
+        raise Problem(what, f"{path}:{line_of(lines, key)}", fix)
+
     seen = set[tuple[str, str]]()
     for each in named(gates):
-        _check(each, path, lines)
+        _check(each, refuse)
         for by in each.of.by if each.of else ():
             if (each.metric, by) in seen:  # it would be tested twice, and the rules could differ
-                where = f"{path}:{line_of(lines, each.key)}"
-                raise Problem(
-                    f"{'.'.join(each.key)}: slices of {by} have a rule for {each.metric} already", where, "remove one"
-                )
+                taken = f"slices of {by} have a rule for {each.metric} already"
+                refuse(f"{'.'.join(each.key)}: {taken}", each.key, "remove one")
             seen.add((each.metric, by))
     for number, waiver in enumerate(gates.waivers):
-        where = f"{path}:{line_of(lines, ('waivers', str(number), 'until'))}"
-        of_rule = f"{path}:{line_of(lines, ('waivers', str(number), 'rule'))}"
+        key = ("waivers", str(number))
         try:
             date.fromisoformat(waiver.until)
-        except ValueError as error:
-            raise Problem(f"waivers: {waiver.until} is no date", where, 'write  until: "2026-12-31"') from error
+        except ValueError:
+            refuse(f"waivers: {waiver.until} is no date", (*key, "until"), 'write  until: "2026-12-31"')
         if len(waiver.reason) < 10:
-            raise Problem(
-                f"waivers: {waiver.reason!r} is no reason",
-                f"{path}:{line_of(lines, ('waivers', str(number), 'reason'))}",
-                "say in ten letters or more why it may be broken",
-            )
+            fix = "say in ten letters or more why it may be broken"
+            refuse(f"waivers: {waiver.reason!r} is no reason", (*key, "reason"), fix)
         metric, bracket, name = waiver.rule.partition("[")
         columns = {by for each in named(gates) if each.metric == metric and each.of for by in each.of.by}
         of_slice = name.endswith("]") and name.removesuffix("]").partition("=")[0] in columns
         if waiver.rule != "*" and not (of_slice if bracket else metric in gates.metrics):
-            raise Problem(
-                f"waivers: there is no rule {waiver.rule}", of_rule, "name a metric, metric[column=value], or *"
-            )
+            fix = "name a metric, metric[column=value], or *"
+            refuse(f"waivers: there is no rule {waiver.rule}", (*key, "rule"), fix)
     if not any(judges(each.rule) for each in named(gates)):
         raise Problem("it judges nothing", path, "give a metric a floor, a ceiling or a max_regression")
     first = [each.rule for each in named(gates) if each.rule.level == "error" and not each.of]
@@ -177,30 +172,24 @@ def judges(rule: Rule) -> bool:
     return any(limit is not None for limit in (rule.floor, rule.ceiling, rule.max_regression, rule.max_gap))
 
 
-def _check(each: Named, path: Path, lines: Mapping[Key, int]) -> None:
-    name, rule = f"{'.'.join(each.key)}", each.rule
-
-    def refuse(what: str, key: str, fix: str) -> None:
-        raise Problem(f"{name}{what}", f"{path}:{line_of(lines, (*each.key, key))}", fix)
-
+def _check(each: Named, refuse: Callable[[str, Key, str], NoReturn]) -> None:
+    """Refuse a rule that contradicts itself or what is known of its metric."""
+    name, rule, metric = ".".join(each.key), each.rule, each.metric
     for limit in ("floor", "ceiling", "max_regression", "max_gap"):
         value: Any = getattr(rule, limit)
         if isinstance(value, float) and not math.isfinite(value):
-            refuse(f".{limit} is not a number", limit, "nothing is below .nan: write a number")
+            refuse(f"{name}.{limit} is not a number", (*each.key, limit), "nothing is below .nan: write a number")
     if rule.floor is not None and rule.ceiling is not None and rule.floor > rule.ceiling:
-        refuse(" passes no value", "ceiling", "its floor is above its ceiling: remove one")
-    better = "higher" if each.metric in HIGHER else "lower" if each.metric in LOWER else rule.direction
+        fix = "its floor is above its ceiling: remove one"
+        refuse(f"{name} passes no value", (*each.key, "ceiling"), fix)
+    better = "higher" if metric in HIGHER else "lower" if metric in LOWER else rule.direction
     if rule.direction != better:
-        refuse(
-            f".direction is {rule.direction}", "direction", f"of {each.metric}, {better} is better: direction: {better}"
-        )
-    tests = dict.fromkeys((METHODS.get(each.metric, "bootstrap"), "bootstrap")) if each.metric != SIZE else {}
+        fix = f"of {metric}, {better} is better: direction: {better}"
+        refuse(f"{name}.direction is {rule.direction}", (*each.key, "direction"), fix)
+    tests = dict.fromkeys((METHODS.get(metric, "bootstrap"), "bootstrap")) if metric != SIZE else {}
     if rule.method and rule.method not in tests:
         fix = f"allowed: {', '.join(tests)}" if tests else "remove it: a size is known exactly"
-        refuse(f".method: {rule.method} is no test of {each.metric}", "method", fix)
-    if each.of and (rule.max_gap is not None or each.metric == SIZE):
-        refuse(
-            " has no meaning in a slice" if each.metric == SIZE else ".max_gap has no meaning in a slice",
-            "max_gap",
-            "move it to metrics",
-        )
+        refuse(f"{name}.method: {rule.method} is no test of {metric}", (*each.key, "method"), fix)
+    if each.of and (rule.max_gap is not None or metric == SIZE):
+        what = f"{name}{'' if metric == SIZE else '.max_gap'} has no meaning in a slice"
+        refuse(what, (*each.key, "max_gap"), "move it to metrics")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pawl import metrics
-from pawl.answers import Answers
+from pawl.answers import Answers, common
+from pawl.config import TaskKind
 from pawl.gate.rules import METHODS, Method
 
 DRAWS = 1000
@@ -60,10 +61,15 @@ def difference(metric: str, baseline: Answers, candidate: Answers, method: Metho
 
 def measured(answers: Answers, custom: Collection[str] = ()) -> frozenset[str]:
     """Return the names of the metrics that these answers have."""
-    if answers.probabilities is None:
+    return names(answers.task, custom)
+
+
+def names(task: TaskKind, custom: Collection[str] = ()) -> frozenset[str]:
+    """Return the names of the metrics of a task."""
+    if task == "regression":
         return frozenset(("mae", "rmse", "r2", "median_ae", *custom))
-    names = {"accuracy", "roc_auc", "log_loss", "ece", *metrics.of_confusion(len(answers.labels)), *custom}
-    return frozenset(names | ({"average_precision", "brier"} if answers.task == "binary" else set()))
+    found = {"accuracy", "roc_auc", "log_loss", "ece", *metrics.of_confusion(2 if task == "binary" else 3), *custom}
+    return frozenset(found | ({"average_precision", "brier"} if task == "binary" else set()))
 
 
 def value(metric: str, answers: Answers, custom: Callable[[Any, Any, Any], float] | None = None) -> float:
@@ -111,9 +117,8 @@ def _of_rows(metric: str, baseline: Answers, candidate: Answers) -> tuple[float,
         k = baseline.probabilities.shape[1]
         parts = []
         for label in [1] if k == 2 else range(k):
-            one, other = (
-                metrics.auc_influence(y == label, each.probabilities[:, label]) for each in (baseline, candidate)
-            )
+            scores = (each.probabilities[:, label] for each in (baseline, candidate))
+            one, other = (metrics.auc_influence(y == label, score) for score in scores)
             parts.append((other[0] - one[0], other[1] - one[1]))
         change, influence = float(np.mean([part[0] for part in parts])), np.mean([part[1] for part in parts], axis=0)
         if k == 2 and baseline.group is None:  # DeLong: the variance within each class
@@ -140,15 +145,15 @@ def _mcnemar(baseline: Answers, candidate: Answers) -> Difference:
 
     before, after = (each.prediction == each.y for each in (baseline, candidate))
     n, gained, lost = len(before), int((after & ~before).sum()), int((before & ~after).sum())
-    lower, higher = (
-        float(binomtest(gained, gained + lost, alternative=side).pvalue) if gained + lost else 1.0
-        for side in ("less", "greater")
-    )
-    middle, size = (gained - lost) / (n + 2), n + 2
+    if gained + lost:
+        lower, higher = (
+            float(binomtest(gained, gained + lost, alternative=side).pvalue) for side in ("less", "greater")
+        )
+    else:
+        lower = higher = 1.0
+    change, middle, size = (gained - lost) / n, (gained - lost) / (n + 2), n + 2
     error = float(np.sqrt((gained + lost + 1) / size - middle**2) / np.sqrt(size))
-    return Difference(
-        (gained - lost) / n, error, middle - Z90 * error, middle + Z90 * error, lower, higher, n, "mcnemar"
-    )
+    return Difference(change, error, middle - Z90 * error, middle + Z90 * error, lower, higher, n, "mcnemar")
 
 
 def _normal(change: float, error: float, freedom: float, n: int, method: Method) -> Difference:
@@ -234,9 +239,9 @@ def _of_drawn_rows(rng: Any, metric: str, baseline: Answers, candidate: Answers,
     """Return (differences of resamples, what their variance must be multiplied by): of more than MANY_ROWS rows, resamples have that many."""
     n = len(baseline.rows)
     size = min(n, MANY_ROWS)
-    strata = (
-        [np.flatnonzero(baseline.y == label) for label in np.unique(baseline.y)] if baseline.labels else [np.arange(n)]
-    )
+    strata = [np.arange(n)]
+    if baseline.labels:
+        strata = [np.flatnonzero(baseline.y == label) for label in np.unique(baseline.y)]
     members: list[Any] = []
     if baseline.group is not None:
         order = np.argsort(baseline.group, kind="stable")
@@ -244,9 +249,8 @@ def _of_drawn_rows(rng: Any, metric: str, baseline: Answers, candidate: Answers,
     draws = []
     for _ in range(ROW_DRAWS):
         if members:
-            chosen = np.concatenate(
-                [members[each] for each in rng.integers(0, len(members), len(members) * size // n or 1)]
-            )
+            drawn = rng.integers(0, len(members), len(members) * size // n or 1)
+            chosen = np.concatenate([members[each] for each in drawn])
         else:
             chosen = np.concatenate([rng.choice(rows, round(len(rows) * size / n)) for rows in strata])
         draws.append(value(metric, candidate.take(chosen), custom) - value(metric, baseline.take(chosen), custom))
@@ -260,6 +264,13 @@ def holm(p: list[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
         adjusted[place] = largest
     return adjusted
+
+
+def from_best(metric: str, answers: list[Answers], custom: Callable[[Any, Any, Any], float] | None = None) -> list[float]:  # fmt: skip
+    """Return per model how often chance alone tells it from the first as far as this, after Holm; 1 for the first. Two-sided: which is best was not known before."""
+    found = [difference(metric, *common(each, answers[0]), custom=custom) for each in answers[1:]]
+    both = [2 * min(each.p_lower, each.p_higher) for each in found]
+    return [1.0, *holm([p if p < 1 else 1.0 for p in both])][: len(answers)]
 
 
 def detectable(error: float, allowance: float, tests: int = 1, confidence: float = 0.95) -> float:

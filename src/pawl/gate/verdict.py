@@ -7,7 +7,7 @@ test set cannot pass for a sure one: what it would have noticed is said beside.
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Annotated, Literal
 
@@ -42,6 +42,10 @@ class Comparison(Part):
     method: Method | Literal["exact"]
 
 
+Corrected = tuple[Comparison, tuple[float, float]]
+Place = tuple[Named, str, str]  # rule, slice, why it fails before anything is measured
+
+
 class Judged(Part):
     """The verdict on one rule, and why."""
 
@@ -70,15 +74,21 @@ class Facts(Part):
     slices: Annotated[dict[Text, Slice], msgspec.Meta(max_length=2000)] = {}
     by: Annotated[dict[Text, tuple[Text, ...]], msgspec.Meta(max_length=200)] = {}  # the slices of each column
 
+    @property
+    def size(self) -> float | None:
+        """Return the bytes of the model."""
+        return self.metrics[SIZE].value if SIZE in self.metrics else None
+
 
 def judge(gates: Gates, facts: Facts, comparisons: Sequence[Comparison], state: State, today: date) -> list[Judged]:
     """Return a verdict per rule: those of metrics, then those of slices. What is missing, or is not a number, fails."""
     places = list(_places(gates, facts))
-    corrected = _corrected(gates, places, comparisons)
+    corrected = _corrected(places, comparisons)
     found = []
-    for each, name, reason in places:
+    for place in places:
+        each, name, _ = place
         rule = f"{each.metric}[{name}]" if name else each.metric
-        verdict, said = _failed(reason) if reason else _one(gates, each, name, facts, comparisons, corrected, state)
+        verdict, said = _one(gates, place, facts, corrected, state)
         waiver = gates.waiver(rule, today) if verdict not in GOOD | {"skipped"} else None
         waived = f"waived until {waiver.until}: {waiver.reason}"[:600] if waiver else ""
         found.append(Judged(rule[:200], each.metric, name, verdict, each.rule.level, said[:600], waived))
@@ -102,8 +112,8 @@ def allowed(verdict: Verdict, gates: Gates) -> bool:
     return gates.mode == "report" or verdict in GOOD or (verdict == "inconclusive" and not gates.strict)
 
 
-def _places(gates: Gates, facts: Facts) -> Iterable[tuple[Named, str, str]]:
-    """Yield (rule, slice, why it fails before anything is measured) for every rule and slice that is large enough."""
+def _places(gates: Gates, facts: Facts) -> Iterable[Place]:
+    """Yield a place for every rule and slice that is large enough."""
     for each in named(gates):
         if each.of is None:
             yield each, "", ""
@@ -120,34 +130,25 @@ def _places(gates: Gates, facts: Facts) -> Iterable[tuple[Named, str, str]]:
         yield from ((each, by, fix) for by in each.of.by if by not in facts.by)
 
 
-def _corrected(gates: Gates, places: Sequence[tuple[Named, str, str]], comparisons: Sequence[Comparison]) -> dict[int, tuple[float, float]]:  # fmt: skip
-    """Return Holm's p-values (worse, better) of each comparison, by its place in the sequence: over all that a blocking rule asks for."""
+def _corrected(places: Sequence[Place], comparisons: Sequence[Comparison]) -> list[Corrected]:
+    """Return each comparison with Holm's p-values (worse, better): over all that a blocking rule asks for."""
     rules = {(each.metric, name): each.rule for each, name, _ in places if each.rule.max_regression is not None}
-    p = {
-        number: (each.p_lower, each.p_higher) if rule.sign > 0 else (each.p_higher, each.p_lower)
-        for number, each in enumerate(comparisons)
-        if (rule := rules.get((each.metric, each.slice))) and each.error is not None
-    }
-    family = [number for number in p if rules[comparisons[number].metric, comparisons[number].slice].level == "error" and comparisons[number].error]  # fmt: skip
-    for side in (0, 1):
-        for number, value in zip(family, statistics.holm([p[number][side] for number in family]), strict=True):
-            p[number] = (value, p[number][1]) if side == 0 else (p[number][0], value)
-    return p
+    p, family = [(1.0, 1.0)] * len(comparisons), []
+    for number, each in enumerate(comparisons):
+        rule = rules.get((each.metric, each.slice))
+        if rule and each.error is not None:
+            p[number] = (each.p_lower, each.p_higher) if rule.sign > 0 else (each.p_higher, each.p_lower)
+            family += [number] if rule.level == "error" and each.error else []
+    worse, better = (statistics.holm([p[number][side] for number in family]) for side in (0, 1))
+    for place, number in enumerate(family):
+        p[number] = worse[place], better[place]
+    return list(zip(comparisons, p, strict=True))
 
 
-def _failed(reason: str) -> tuple[Verdict, str]:
-    return "fail", reason
-
-
-def _one(
-    gates: Gates,
-    each: Named,
-    name: str,
-    facts: Facts,
-    comparisons: Sequence[Comparison],
-    corrected: Mapping[int, tuple[float, float]],
-    state: State,
-) -> tuple[Verdict, str]:
+def _one(gates: Gates, place: Place, facts: Facts, corrected: Sequence[Corrected], state: State) -> tuple[Verdict, str]:
+    each, name, failed = place
+    if failed:
+        return "fail", failed
     rule, measured = each.rule, facts.slices[name].metrics if name else facts.metrics
     if each.metric not in measured:
         near = difflib.get_close_matches(each.metric, facts.metrics, n=1)
@@ -166,34 +167,26 @@ def _one(
             return "fail", "was not measured on the training and validation splits"
         gap = rule.sign * (train - valid)
         if gap > rule.max_gap:
-            return (
-                "fail",
-                f"overfits: {gap:.2g} better on the training split than on the validation split; allowed {rule.max_gap:g}",
-            )
+            splits = "on the training split than on the validation split"
+            return "fail", f"overfits: {gap:.2g} better {splits}; allowed {rule.max_gap:g}"
         said.append(f"gap ≤ {rule.max_gap:g}")
     if rule.max_regression is None:
         return ("pass", ", ".join(said)) if said else ("skipped", "shown, not judged")
-    mine = [
-        (compared, corrected.get(number, (1.0, 1.0)))
-        for number, compared in enumerate(comparisons)
-        if (compared.metric, compared.slice) == (each.metric, name)
-    ]
+    mine = [(other, p) for other, p in corrected if (other.metric, other.slice) == (each.metric, name)]
     verdict, reason = _relative(gates, rule, mine, state)
     if verdict in {"fail", "inconclusive", "error"}:
         return verdict, reason
     return "pass" if verdict == "skipped" and said else verdict, ", ".join([*said, reason])
 
 
-def _relative(
-    gates: Gates, rule: Rule, mine: Sequence[tuple[Comparison, tuple[float, float]]], state: State
-) -> tuple[Verdict, str]:
+def _relative(gates: Gates, rule: Rule, mine: Sequence[Corrected], state: State) -> tuple[Verdict, str]:
     """Return the worst verdict of the comparisons with the baseline and with the high-water mark."""
     if state == "first":
         return ("skipped", "no baseline") if gates.baseline.if_missing == "skip" else ("error", "no baseline")
-    usual = [(each, p) for each, p in mine if each.against == "baseline"]
-    if state != "compared" or not usual or usual[0][0].difference is None:
-        if usual and usual[0][0].baseline is None and usual[0][0].n:
-            return "inconclusive", f"only {usual[0][0].n} of its test rows are common to both"
+    usual = next((each for each, _ in mine if each.against == "baseline"), None)
+    if state != "compared" or not usual or usual.difference is None:
+        if usual and usual.baseline is None and usual.n:
+            return "inconclusive", f"only {usual.n} of its test rows are common to both"
         if state == "lost":
             return "error", "the baseline is lost"
         reason = "not comparable" if state == "incomparable" else "not defined on the rows of both"
@@ -201,7 +194,7 @@ def _relative(
     found = {each.against: _against(gates, rule, each, p) for each, p in mine if each.difference is not None}
     verdict, reason = found["baseline"]
     # The mark stops a loss in small steps. What is no loss against main is not held up by what main lost before.
-    mark, loss = found.get("high_water"), -rule.sign * (usual[0][0].difference or 0.0)
+    mark, loss = found.get("high_water"), -rule.sign * usual.difference
     if mark and loss > 0 and verdict != "fail" and mark[0] in {"fail", "inconclusive"}:
         return mark if mark[0] == "fail" or verdict != "inconclusive" else (verdict, reason)
     return verdict, reason

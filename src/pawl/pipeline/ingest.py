@@ -3,8 +3,14 @@
 A cell that does not have its column's type becomes null here and is reported by `validate`, together with every other broken rule.
 """
 
+import contextlib
 import json
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pawl import paths, rows, source
 from pawl.config import Ingest, Task
@@ -17,17 +23,13 @@ SHOWN = 10
 
 def run(task: Task, params: Ingest, schema: Schema) -> None:
     """Stream the source into raw.parquet; raise Problem where a file cannot be read as a table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     types = arrow_types(schema.dtypes())
     names: dict[str, int] = {}
     untyped: dict[str, dict[str, Any]] = {}
     writer: Any = None
-    fields: Any = None
     done = 0
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with contextlib.ExitStack() as opened:
         for part, given in source.batches(params):
             batch = data.tidy(given)
             for name in {"row_id", *(["split"] if part else [])} & set(batch.schema.names):
@@ -49,40 +51,25 @@ def run(task: Task, params: Ingest, schema: Schema) -> None:
                 # Declared columns in the order of the schema, so that a source may reorder its own; then what it has beyond them.
                 order = [name for name in types if name in columns] + [name for name in columns if name not in types]
                 fields = pa.schema([typed.schema.field(name) for name in order])
-                writer = pq.ParquetWriter(paths.RAW, fields, compression="zstd", compression_level=1, store_schema=True)
-            if set(typed.schema.names) != set(fields.names):
-                odd = sorted(set(typed.schema.names) ^ set(fields.names))
-                raise Problem(
-                    f"the files of the source have different columns: {', '.join(odd)}",
-                    "ingest.source",
-                    "give files of one shape",
-                )
-            writer.write_batch(typed.select(fields.names).cast(fields))
+                made = pq.ParquetWriter(paths.RAW, fields, compression="zstd", compression_level=1)
+                writer = opened.enter_context(made)
+            if odd := sorted(set(typed.schema.names) ^ set(writer.schema.names)):
+                what = f"the files of the source have different columns: {', '.join(odd)}"
+                raise Problem(what, "ingest.source", "give files of one shape")
+            writer.write_batch(typed.select(writer.schema.names).cast(writer.schema))
             done += batch.num_rows
         if writer is not None:
-            writer.add_key_value_metadata(
-                {
-                    "untyped": json.dumps(untyped),
-                    "given_split": json.dumps("split" in fields.names and "split" not in types),
-                }
-            )
-    finally:
-        if writer is not None:
-            writer.close()
+            given_split = "split" in writer.schema.names and "split" not in types
+            notes = {"untyped": json.dumps(untyped), "given_split": json.dumps(given_split)}
+            writer.add_key_value_metadata(notes)
 
 
 def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     """Return the pyarrow array as the wanted type, and the positions, shape (k,), of values that are not of it (null there)."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     nothing = np.empty(0, dtype=np.int64)
     if pa.types.is_dictionary(wanted) or pa.types.is_string(wanted):
-        text = column if pa.types.is_dictionary(column.type) else column.cast(pa.string())
-        return (
-            text.cast(pa.string()).dictionary_encode() if pa.types.is_dictionary(wanted) else text.cast(pa.string())
-        ), nothing
+        text = column.cast(pa.string())
+        return (text.dictionary_encode() if pa.types.is_dictionary(wanted) else text), nothing
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
@@ -100,29 +87,20 @@ def cast(column: Any, wanted: Any) -> tuple[Any, Any]:
     wrong = np.array([cell is None for cell in cells], dtype=bool)
     typed = pa.concat_arrays([pa.nulls(1, wanted) if cell is None else cell for cell in cells])
     index = encoded.indices
-    bad = np.flatnonzero(
-        wrong[pc.fill_null(index, 0).to_numpy(zero_copy_only=False)] & ~index.is_null().to_numpy(zero_copy_only=False)
-    )
-    return typed.take(index), bad
+    known = ~index.is_null().to_numpy(zero_copy_only=False)
+    return typed.take(index), np.flatnonzero(wrong[index.fill_null(0).to_numpy(zero_copy_only=False)] & known)
 
 
 def _one(values: Any, wanted: Any) -> Any:
     """Return the array as the wanted type, by way of a float ("1e3") or of UTC where needed; None if it is not of it."""
-    import pyarrow as pa
-
-    ways = [[wanted]]
+    ways = [wanted]
     if pa.types.is_integer(wanted):
-        ways.append([pa.float64(), wanted])
+        ways.append(pa.float64())
     if pa.types.is_timestamp(wanted):
-        ways.append([pa.timestamp("us", "UTC"), wanted])
+        ways.append(pa.timestamp("us", "UTC"))
     for way in ways:
-        try:
-            found = values
-            for kind in way:
-                found = found.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            continue
-        return found
+        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return values.cast(way).cast(wanted)
     return None
 
 
@@ -130,9 +108,6 @@ def replaced(column: Any, renames: dict[str, str]) -> Any:
     """Return the column with values replaced as ingest.replace says."""
     if not renames:
         return column
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     encoded = column.cast(pa.string()).dictionary_encode()
     values = pa.array([renames.get(value, value) for value in encoded.dictionary.to_pylist()], pa.string())
     return pc.take(values, encoded.indices)
@@ -140,8 +115,6 @@ def replaced(column: Any, renames: dict[str, str]) -> Any:
 
 def _row_ids(batch: Any, task: Task, seen: dict[Any, int]) -> Any:
     """Return one id per row: the id column's value, or a hash of the content, numbered where the same row comes again."""
-    import pyarrow as pa
-
     if task.columns.id and task.columns.id in batch.schema.names:
         return batch.column(task.columns.id).cast(pa.string())
     ids = []

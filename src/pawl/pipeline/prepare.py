@@ -4,9 +4,14 @@ A row's split is a function of its id, group, time or content and the seed alone
 Rows are written in the order of their hashes: the model does not depend on the order in which they came.
 """
 
+import hashlib
 import json
 import re
 from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pawl import paths, rows
 from pawl.config import Prepare, Task
@@ -14,34 +19,33 @@ from pawl.problem import Problem
 from pawl.schema import Schema
 
 SPLITS = ("train", "valid", "test")
+WHERE = f"{paths.PARAMS}: prepare"
 
 
 def run(task: Task, params: Prepare, schema: Schema) -> None:
     """Write the three splits and reports/splits.json; raise Problem where one of them would be empty."""
-    import pyarrow.parquet as pq
-
     table = pq.read_table(paths.RAW, memory_map=True)
     total = table.num_rows
     features = [name for name in schema.columns if name not in task.roles]
     content = rows.hash_rows(table, features)
     table, content, dropped = _dropped(table, content, task, params, schema)
     if unknown := table.column(task.target).null_count:
-        what, fix = f"{unknown} rows have no {task.target}", f"prepare.drop_missing: [{task.target}] drops them"
-        raise Problem(what, f"{paths.PARAMS}: prepare", fix)
+        fix = f"prepare.drop_missing: [{task.target}] drops them"
+        raise Problem(f"{unknown} rows have no {task.target}", WHERE, fix)
     split = _split(table, content, task, params, schema)
     kept = [*[name for name in table.schema.names if name in schema.columns], "row_id"]
     report: dict[str, Any] = {"rows": total, "dropped": dropped, "splits": {}, "warnings": []}
     paths.PREPARED.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(SPLITS):
+        if not (split == number).any():
+            what = f"the {name} split is empty: {table.num_rows} rows, prepare.split: {params.split}"
+            raise Problem(what, WHERE, "correct the shares or dates there")
         part = _ordered(table.select(kept), content, split == number)
-        if not part.num_rows:
-            raise Problem(
-                f"the {name} split is empty: {table.num_rows} rows, prepare.split: {params.split}",
-                f"{paths.PARAMS}: prepare",
-                "correct the shares or dates there",
-            )
-        pq.write_table(part, paths.PREPARED / f"{name}.parquet", compression="zstd", compression_level=1)
-        report["splits"][name] = {"rows": part.num_rows} | _shares(part.column(task.target), task)
+        file = paths.PREPARED / f"{name}.parquet"
+        pq.write_table(part, file, compression="zstd", compression_level=1)
+        with file.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        report["splits"][name] = {"rows": part.num_rows, "sha256": digest} | _shares(part.column(task.target), task)
     report["warnings"] = _uneven(report["splits"])
     paths.SPLITS.parent.mkdir(parents=True, exist_ok=True)
     paths.SPLITS.write_text(json.dumps(report, indent=2) + "\n")
@@ -49,8 +53,6 @@ def run(task: Task, params: Prepare, schema: Schema) -> None:
 
 def _dropped(table: Any, content: Any, task: Task, params: Prepare, schema: Schema) -> tuple[Any, Any, dict[str, int]]:
     """Return the rows that stay, their hashes, and how many went for which reason."""
-    import numpy as np
-
     stay = np.ones(table.num_rows, dtype=bool)
     counts = {}
     for name in params.drop_missing:
@@ -58,21 +60,17 @@ def _dropped(table: Any, content: Any, task: Task, params: Prepare, schema: Sche
         counts[f"{name} missing"] = int(missing.sum())
         stay &= ~missing
     if params.drop_duplicates:
-        first = np.zeros(table.num_rows, dtype=bool)
         kept = np.flatnonzero(stay)
-        whole = rows.hash_rows(
-            table, [name for name in schema.columns if name != task.columns.id]
-        )  # as `validate` counts
+        whole = rows.hash_rows(table, [name for name in schema.columns if name != task.columns.id])  # as in `validate`
+        first = np.zeros(table.num_rows, dtype=bool)
         first[kept[np.unique(whole[kept], return_index=True)[1]]] = True
         counts["duplicate"] = int((stay & ~first).sum())
-        stay &= first
+        stay = first
     return (table, content, counts) if stay.all() else (table.filter(stay), content[stay], counts)
 
 
 def _split(table: Any, content: Any, task: Task, params: Prepare, schema: Schema) -> Any:
     """Return the number of each row's split in SPLITS, shape (n,)."""
-    import numpy as np
-
     if params.split == "time":
         return _by_time(table, task, params, schema)
     place = rows.unit(split_key(table, content, task, params), params.seed)
@@ -80,11 +78,8 @@ def _split(table: Any, content: Any, task: Task, params: Prepare, schema: Schema
         return np.select([place < params.test, place < params.test + params.valid], [2, 1], 0)
     said = np.array(table.column(task.columns.split or "split").to_pylist())
     if unknown := sorted(set(map(str, said)) - set(SPLITS)):
-        raise Problem(
-            f"{task.columns.split} holds {unknown[0]!r}",
-            f"{paths.PARAMS}: columns.split",
-            f"its values must be {', '.join(SPLITS)}",
-        )
+        what, fix = f"{task.columns.split} holds {unknown[0]!r}", f"its values must be {', '.join(SPLITS)}"
+        raise Problem(what, f"{paths.PARAMS}: columns.split", fix)
     split = np.select([said == "test", said == "valid"], [2, 1], 0)
     if not (split == 1).any():  # validation rows come out of the training rows
         split[(split == 0) & (place < params.valid)] = 1
@@ -100,14 +95,11 @@ def split_key(table: Any, content: Any, task: Task, params: Prepare) -> Any:
 
 def _by_time(table: Any, task: Task, params: Prepare, schema: Schema) -> Any:
     """Return splits by two borders. They are dates or numbers, not shares: a share's border would move with every new row."""
-    import numpy as np
-
     name = str(task.columns.time)
-    where, dtype = f"{paths.PARAMS}: prepare", schema.columns[name].dtype
+    column, dtype = table.column(name), schema.columns[name].dtype
     border: Any
-    column = table.column(name)
     if column.null_count:
-        raise Problem(f"{column.null_count} rows have no {name}", where, f"prepare.drop_missing: [{name}] drops them")
+        raise Problem(f"{column.null_count} rows have no {name}", WHERE, f"prepare.drop_missing: [{name}] drops them")
     if dtype in {"integer", "number"}:
         times, border = column.cast("double", safe=False).to_numpy(), float
     elif dtype == "datetime":
@@ -116,43 +108,34 @@ def _by_time(table: Any, task: Task, params: Prepare, schema: Schema) -> Any:
         times, border = column.cast("string").to_numpy().astype(str), str
         if odd := next((text for text in times if not re.fullmatch(r"\d{4}(-\d\d(-\d\d([ T].*)?)?)?", text)), None):
             fix = "bring ISO dates (2025-01-31), whose order is that of their text; or dtype datetime or integer in schema.yaml"
-            raise Problem(f"{name} holds {str(odd)!r}, which cannot be ordered as text", where, fix)
+            raise Problem(f"{name} holds {str(odd)!r}, which cannot be ordered as text", WHERE, fix)
     if not (params.valid_from and params.test_from):
-        ordered = np.sort(times)
-        late, later = (
-            ordered[int(len(ordered) * share)] for share in (1 - params.test - params.valid, 1 - params.test)
-        )
-        fix = f"for your shares of this table: valid_from: {json.dumps(str(late))}, test_from: {json.dumps(str(later))}"
-        raise Problem("prepare.split: time needs prepare.valid_from and prepare.test_from", where, fix)
+        shares = (1 - params.test - params.valid, 1 - params.test)
+        late, later = (json.dumps(str(np.sort(times)[int(len(times) * share)])) for share in shares)
+        fix = f"for your shares of this table: valid_from: {late}, test_from: {later}"
+        raise Problem("prepare.split: time needs prepare.valid_from and prepare.test_from", WHERE, fix)
     try:
         valid, test = border(params.valid_from), border(params.test_from)
     except ValueError as error:
-        raise Problem(
-            f"a border is no {dtype}: {error}", where, "write it as the column's cells are written"
-        ) from error
+        fix = "write it as the column's cells are written"
+        raise Problem(f"a border is no {dtype}: {error}", WHERE, fix) from error
     if not valid < test:
-        raise Problem(f"valid_from {params.valid_from} is not before test_from {params.test_from}", where, "swap them")
+        raise Problem(f"valid_from {params.valid_from} is not before test_from {params.test_from}", WHERE, "swap them")
     return np.select([times >= test, times >= valid], [2, 1], 0)
 
 
 def _ordered(table: Any, content: Any, chosen: Any) -> Any:
     """Return the chosen rows in the order of their hashes; equal ones in that of their ids."""
-    import numpy as np
-
     place = np.flatnonzero(chosen)
-    if not len(place):
-        return table.slice(0, 0)
     order = place[np.argsort(content[place], kind="stable")]
     same = content[order[1:]] == content[order[:-1]]
-    tied = order[np.append(same, False) | np.append(False, same)]
-    ids = table.column("row_id").take(tied).to_numpy()
-    order[np.isin(order, tied)] = tied[np.lexsort((ids, content[tied]))]
+    again = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    ids = table.column("row_id").take(order[again]).to_numpy()
+    order[again] = order[again][np.lexsort((ids, content[order[again]]))]
     return table.take(order)
 
 
 def _shares(target: Any, task: Task) -> dict[str, Any]:
-    import pyarrow.compute as pc
-
     if task.task == "regression":
         return {"mean": pc.mean(target).as_py()}
     counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(target.cast("string")).to_pylist()}

@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,60 +22,48 @@ from pawl.config import Task, ThresholdRule, Train
 from pawl.problem import Problem
 
 GOLDEN_ROWS = 24
+Curves = dict[str, dict[str, list[float]]]  # split: metric: value per round
 
 
 def run(task: Task, params: Train) -> None:
     """Write the bundle and the learning curves."""
     import pyarrow.parquet as pq
 
+    started = time.time()
     tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
     labels = labels_of(tables["train"].column(task.target), task)
     y = {name: target(table.column(task.target), labels) for name, table in tables.items()}
     features = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
     model, history = fit(params, labels, features["train"], y["train"], features["valid"], y["valid"])
-    write_history(history)
+    curves = [(split, metric, each) for split, found in history.items() for metric, each in found.items()]
+    lines = [(number, split, metric, value) for split, metric, each in curves for number, value in enumerate(each, 1)]
+    write_table(paths.HISTORY, ["round", "split", "metric", "value"], lines)
 
     stored = paths.FEATURES / "transformer.skops"
     transformer = bundle.restore(stored.read_bytes(), stored)
     described = json.loads((paths.FEATURES / "features.json").read_text())
-    dtypes = described["columns"]
-    threshold = (
-        choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1])
-        if task.task == "binary"
-        else 0.5
-    )
-    bundle.save(
-        paths.BUNDLE,
-        pipeline=joined(transformer, model),
-        manifest={
-            "task": task.task,
-            "target": task.target,
-            "labels": labels,
-            "threshold": threshold,
-            "features": dtypes,
-            "feature_names": described["names"],
-            "model": params.model,
-            "rounds": getattr(model, "best_iteration_", None) or None,
-            "digests": {
-                "data": _digest(
-                    *(paths.PREPARED / f"{name}.parquet" for name in tables), *sorted(paths.FEATURES.iterdir())
-                ),
-                "params": hashlib.sha256(msgspec.json.encode([task, params], order="sorted")).hexdigest(),
-                "code": _digest(*_sources()),
-                "environment": _digest(paths.LOCK),
-            },
-        },
-        golden=golden_records(tables["valid"], dtypes),
-        trained_on=rows.hash_column(tables["train"].column("row_id")),
-    )
-    # Beside the bundle, not in it: who trained it, and when on another commit, does not change what it is.
-    names = ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")
-    made_by = {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in names},
+    threshold = 0.5
+    if task.task == "binary":
+        threshold = choose(task.threshold, y["valid"], model.predict_proba(features["valid"])[:, 1])
+    listed = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["train"]["deps"]
+    digests = {
+        "data": _digest(*(paths.PREPARED / f"{name}.parquet" for name in tables), *sorted(paths.FEATURES.iterdir())),
+        "params": hashlib.sha256(msgspec.json.encode([task, params], order="sorted")).hexdigest(),
+        "code": _digest(*sorted(Path(dep) for dep in listed if dep.endswith(".py"))),
+        "environment": _digest(paths.LOCK),
     }
+    rounds = getattr(model, "best_iteration_", None) or None
+    manifest = {"task": task.task, "target": task.target, "labels": labels, "threshold": threshold}
+    manifest |= {"features": described["columns"], "feature_names": described["names"]}
+    manifest |= {"model": params.model, "rounds": rounds, "digests": digests}
+    golden = golden_records(tables["valid"], described["columns"])
+    seen = rows.hash_column(tables["train"].column("row_id"))
+    saved = bundle.save(paths.BUNDLE, joined(transformer, model), manifest, golden, seen)
+    # Beside the bundle, not in it: who trained it, and when on another commit, does not change what it is.
+    versions = {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")}
+    made_by: dict[str, Any] = {"digest": saved.digest, "commit": commit(), "started": started, "ended": time.time()}
+    made_by |= {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    made_by["versions"] = versions
     paths.MADE_BY.write_text(json.dumps(made_by, indent=2) + "\n")
 
 
@@ -95,35 +84,24 @@ def target(column: Any, labels: Sequence[str]) -> Any:
     encoded = column.cast("string").combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if unknown := [value for value in values if value not in numbers]:
-        raise Problem(
-            f"class {unknown[0]} has no row in the train split",
-            paths.PREPARED,
-            "bring more rows of it, or merge classes (ingest.replace in params.yaml)",
-        )
+        fix = "bring more rows of it, or merge classes (ingest.replace in params.yaml)"
+        raise Problem(f"class {unknown[0]} has no row in the train split", paths.PREPARED, fix)
     return np.array([numbers[value] for value in values], dtype=np.int64)[encoded.indices.to_numpy()]
 
 
-def fit(
-    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any
-) -> tuple[Any, dict[str, dict[str, list[float]]]]:
-    """Return the fitted estimator and its history {split: {metric: value per round}}, empty for estimators without rounds.
-
-    X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,).
-    """
+def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, Curves]:
+    """Return the fitted estimator and its curves, if it has rounds. X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,)."""
     try:
         return _fit(params, labels, X, y, X_valid, y_valid)
     except Problem:
         raise
     except Exception as error:  # each library has exceptions of its own for values that it does not take
         what = f"{params.model} cannot be fitted: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise Problem(
-            what, f"{paths.PARAMS}: train.params", "correct the values there; or see src/task/model.py"
-        ) from error
+        fix = "correct the values there; or see src/task/model.py"
+        raise Problem(what, f"{paths.PARAMS}: train.params", fix) from error
 
 
-def _fit(
-    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any
-) -> tuple[Any, dict[str, dict[str, list[float]]]]:
+def _fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, Curves]:
     model = estimator.make(params, labels)
     if not estimator.is_lightgbm(params):
         return model.fit(X, y), {}
@@ -137,10 +115,8 @@ def _fit(
         split: {metric: [float(f"{value:.9g}") for value in values] for metric, values in found.items()}
         for split, found in model.evals_result_.items()
     }
-    best = {
-        split: {metric: values[(model.best_iteration_ or len(values)) - 1] for metric, values in found.items()}
-        for split, found in curves.items()
-    }
+    last = (model.best_iteration_ or 0) - 1
+    best = {split: {metric: values[last] for metric, values in found.items()} for split, found in curves.items()}
     model._evals_result, model._best_score, model.booster_.best_score = curves, best, best  # noqa: SLF001 - no public way
     return model, curves
 
@@ -179,11 +155,9 @@ def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
     else:
         worth = np.where(precision >= threshold.precision, recall, -1.0)
         if worth.max() < 0:
-            raise Problem(
-                f"no threshold reaches precision {threshold.precision} on the validation split; the best is {precision.max():.3f}",
-                f"{paths.PARAMS}: threshold",
-                "ask for less",
-            )
+            what = f"no threshold reaches precision {threshold.precision} on the validation split"
+            best = f"the best is {precision.max():.3f}"
+            raise Problem(f"{what}; {best}", f"{paths.PARAMS}: threshold", "ask for less")
     return float(cut[int(np.argmax(worth))])
 
 
@@ -201,43 +175,27 @@ def golden_records(table: Any, dtypes: dict[str, str]) -> list[dict[str, Any]]:
     return [*records, *edges]
 
 
-def write_history(history: dict[str, dict[str, list[float]]]) -> None:
-    """Write the learning curves as a table: round, split, metric, value."""
-    paths.HISTORY.parent.mkdir(parents=True, exist_ok=True)
-    with paths.HISTORY.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["round", "split", "metric", "value"])
-        writer.writerows(
-            (number, split, metric, value)
-            for split, curves in history.items()
-            for metric, values in curves.items()
-            for number, value in enumerate(values, 1)
-        )
+def write_table(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
 def commit() -> str | None:
     """Return the commit that is trained, marked where files differ from it; PAWL_COMMIT where there is no checkout."""
     if given := os.environ.get("PAWL_COMMIT"):
         return given
+    commands = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]
     try:
         name, changed = (
-            subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True).strip() for words in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    # What a run itself writes is no difference.
-    return name + (
-        "-dirty"
-        if any(line.split()[-1] not in {"dvc.lock", "reports/metrics.json"} for line in changed.splitlines())
-        else ""
-    )
-
-
-def _sources() -> list[Path]:
-    """Return the modules that dvc.yaml says training depends on."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    return sorted(Path(dep) for dep in stages["train"]["deps"] if dep.endswith(".py"))
+    own = {"dvc.lock", str(paths.METRICS)}  # what a run itself writes is no difference
+    dirty = any(line.split()[-1] not in own for line in changed.splitlines())
+    return f"{name}-dirty" if dirty else name
 
 
 def _digest(*files: Path) -> str:

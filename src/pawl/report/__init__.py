@@ -17,9 +17,9 @@ from pawl.profile import Column, Shift
 MAX_BYTES = 2_000_000
 POINTS = 120  # of a curve
 
-Points = Annotated[
-    tuple[Annotated[tuple[float, ...], msgspec.Meta(max_length=5)], ...], msgspec.Meta(max_length=2 * POINTS)
-]
+Point = Annotated[tuple[float, ...], msgspec.Meta(max_length=5)]
+Points = Annotated[tuple[Point, ...], msgspec.Meta(max_length=2 * POINTS)]
+Curves = dict[Annotated[str, msgspec.Meta(max_length=40)], Points]  # {model or split: points}
 Picture = Literal["roc", "precision_recall", "calibration", "residuals", "learning"]
 
 
@@ -102,9 +102,7 @@ class Report(Part):
     champion_why: Line  # why there is no champion
     comparisons: Annotated[tuple[Comparison, ...], msgspec.Meta(max_length=5000)]
     changes: Changes = Changes()
-    curves: dict[
-        Picture, dict[Annotated[str, msgspec.Meta(max_length=40)], Points]
-    ] = {}  # {picture: {model or split: points}}
+    curves: dict[Picture, Curves] = {}
     importances: Annotated[tuple[tuple[Line, float], ...], msgspec.Meta(max_length=30)] = ()
     seconds: Annotated[dict[Name, float], msgspec.Meta(max_length=20)] = {}  # per stage that ran
     learning: Line = ""  # the metric of the learning curves
@@ -140,12 +138,8 @@ def schema() -> bytes:
 def differing(before: Any, after: Any, prefix: str = "") -> list[Change]:
     """Return the keys in which two YAML files differ."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = list(dict.fromkeys([*after, *before]))
-        return [
-            each
-            for key in keys
-            for each in differing(before.get(key, msgspec.UNSET), after.get(key, msgspec.UNSET), f"{prefix}{key}.")
-        ]
+        pairs = {key: (before.get(key, msgspec.UNSET), after.get(key, msgspec.UNSET)) for key in [*after, *before]}
+        return [each for key, pair in pairs.items() for each in differing(*pair, f"{prefix}{key}.")]
     if before == after:
         return []
     old, new = (None if value is msgspec.UNSET else str(value)[:300] for value in (before, after))

@@ -10,7 +10,7 @@ import numpy as np
 from pawl import metrics
 from pawl.answers import Answers, Hashes, common, without
 from pawl.gate import compare, verdict
-from pawl.gate.rules import SIZE, Gates
+from pawl.gate.rules import Gates
 from pawl.gate.verdict import Facts, State
 from pawl.report import POINTS, Model, Other, Points, Report
 
@@ -21,9 +21,7 @@ class Known(NamedTuple):
     shown: Other
     answers: Answers | None
     size: float | None = None
-    seen: Hashes | None = (
-        None  # hashes of the rows that it was trained on, where it answered rows of the candidate's test split
-    )
+    seen: Hashes | None = None  # the rows that it was trained on, where it answered rows of the candidate's test split
 
 
 def assess(
@@ -32,38 +30,34 @@ def assess(
 ) -> Report:  # fmt: skip
     """Return the report with its comparisons, verdicts, columns and curves. found: what is known before anything is compared."""
     facts = found.candidate.facts
-    size = facts.metrics[SIZE].value if SIZE in facts.metrics else None
     comparisons: list[verdict.Comparison] = []
     shown: dict[str, Other | None] = {"baseline": None, "champion": None}
     curves = {name: {"candidate": points} for name, points in pictures(answers).items()}
     for who, known in (("baseline", baseline), ("champion", champion)):
         if known is None:
             continue
-        theirs, left_out = known.answers, known.shown.left_out
+        theirs, shown[who] = known.answers, known.shown
         if theirs is not None:
-            total = theirs.total
+            total, left_out, of_both = theirs.total, known.shown.left_out, known.shown.facts
             if known.seen is not None:
                 left_out = int(np.isin(answers.rows, known.seen).sum())
                 theirs = without(theirs, known.seen)
             mine, theirs = common(answers, theirs)
-            facts_of = known.shown.facts
             own = known.seen is None and len(mine.rows) == len(answers.rows) == total  # rows: those of both
-            if not own or not facts_of.metrics:
-                facts_of = compare.facts(theirs, gates, size=known.size) if len(theirs.rows) else Facts({})
-            shown[who] = msgspec.structs.replace(known.shown, facts=facts_of, common=len(mine.rows), left_out=left_out)
+            if not own or not of_both.metrics:
+                of_both = compare.facts(theirs, gates, size=known.size) if len(theirs.rows) else Facts({})
+            shown[who] = msgspec.structs.replace(known.shown, facts=of_both, common=len(mine.rows), left_out=left_out)
             if len(theirs.rows) >= gates.baseline.min_rows:
                 for name, points in pictures(theirs).items():
                     curves[name][who] = points
-        else:
-            shown[who] = known.shown
         if who == "baseline" and state == "compared":
             other = compare.Other(known.shown.commit, lambda: theirs, size=known.size)  # noqa: B023 - called in this turn
-            comparisons, state, why = compare.compare(gates, answers, size, other, marks)
+            comparisons, state, why = compare.compare(gates, answers, facts.size, other, marks)
     judged = verdict.judge(gates, facts, comparisons, state, today)
     word = verdict.overall(judged)
     return msgspec.structs.replace(
         found, verdict=word, allowed=verdict.allowed(word, gates), judged=tuple(judged), comparisons=tuple(comparisons),
-        baseline=shown["baseline"], champion=shown["champion"], state=state, why=why[:300], curves={**found.curves, **curves},
+        **shown, state=state, why=why[:300], curves={**found.curves, **curves},
     )  # fmt: skip
 
 
@@ -74,26 +68,22 @@ def empty(candidate: Model) -> Report:
 
 def pictures(answers: Answers) -> dict[Any, Points]:
     """Return the points of each picture that the answers alone can draw."""
-    y, probabilities = answers.y, answers.probabilities
+    y, probabilities, two = answers.y, answers.probabilities, len(answers.labels) == 2
     if probabilities is None:
-        order = np.argsort(answers.prediction, kind="stable")
-        parts = np.array_split(order, min(20, len(order)))
-        residual = y - answers.prediction
-        return {"residuals": tuple(
-            (float(answers.prediction[part].mean()), *(float(q) for q in np.quantile(residual[part], [0.5, 0.05, 0.95]))) for part in parts
-        )}  # fmt: skip
-    cell = np.minimum((probabilities.max(axis=1) if len(answers.labels) != 2 else probabilities[:, 1]) * 10, 9).astype(
-        int
-    )
-    hit = y == 1 if len(answers.labels) == 2 else y == probabilities.argmax(axis=1)
-    score = probabilities[:, 1] if len(answers.labels) == 2 else probabilities.max(axis=1)
-    bins = []
+        order, residual, points = np.argsort(answers.prediction, kind="stable"), y - answers.prediction, []
+        for part in np.array_split(order, min(20, len(order))):
+            middle, low, high = np.quantile(residual[part], [0.5, 0.05, 0.95]).tolist()
+            points.append((float(answers.prediction[part].mean()), middle, low, high))
+        return {"residuals": tuple(points)}
+    score = probabilities[:, 1] if two else probabilities.max(axis=1)
+    hit = y == 1 if two else y == probabilities.argmax(axis=1)
+    cell, bins = np.minimum(score * 10, 9).astype(int), []
     for number in np.unique(cell):
         inside = cell == number
         share = metrics.wilson(int(hit[inside].sum()), int(inside.sum()))
         bins.append((float(score[inside].mean()), share.value, share.low, share.high, float(share.n)))
     found: dict[Any, Points] = {"calibration": tuple(bins)}
-    if len(answers.labels) == 2 and 0 < y.sum() < len(y):
+    if two and 0 < y.sum() < len(y):
         order = np.argsort(-score, kind="stable")
         last = np.append(np.flatnonzero(np.diff(score[order])), len(y) - 1)  # rows of equal score are taken together
         true = np.cumsum(y[order])[last]

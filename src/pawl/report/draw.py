@@ -54,36 +54,27 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>{content}</details>"
 
 
-def table(
-    label: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    kinds: Sequence[str] = (),
-    *,
-    name: int = 0,
-    cards: bool = False,
-) -> str:
-    """Return a table in a box that scrolls. rows: HTML; the cell at `name` names its row; a column that says nothing is left out."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(head)
-    kinds = kinds or ["num" if place != name and _numeric(column) else "" for place, column in enumerate(columns)]
-    columns = [
-        _aligned(column) if kind.startswith("num") else column for column, kind in zip(columns, kinds, strict=True)
-    ]
+def table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
+    """Return a table in a box that scrolls. rows: HTML; a column that says nothing is left out.
+
+    kinds: the classes of the columns, of which `name` names its row (the first does without); with them a row is a card where there is little room.
+    """
+    columns, name = list(zip(*rows, strict=True)) or [()] * len(head), kinds.index("name") if kinds else 0
+    classes = kinds or ["num" if place != name and _numeric(column) else "" for place, column in enumerate(columns)]
+    columns = [_aligned(each) if kind.startswith("num") else each for each, kind in zip(columns, classes, strict=True)]
     there = [place for place, column in enumerate(columns) if place == name or {*column} - {NONE, ""}]
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = []
-        for place in there:
-            kind = f"{kinds[place]}{' empty' * (row[place] in {NONE, ''})}"
-            cell = (
-                f'<td class="{kind}" data-label="{head[place]}"><span>{row[place]}</span></td>'
-                if cards
-                else f'<td class="{kind}">{row[place]}</td>'
-            )
-            cells.append(f'<th scope="row">{row[place]}</th>' if place == name else cell)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    top = "".join(f'<th scope="col" class="{kinds[place]}">{head[place]}</th>' for place in there)
-    drawn = f'<table class="{"cards" * cards}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+    def cell(place: int, said: str) -> str:
+        if place == name:
+            return f'<th scope="row">{said}</th>'
+        kind = f"{classes[place]}{' empty' * (said in {NONE, ''})}"
+        shown = f' data-label="{head[place]}"><span>{said}</span>' if kinds else f">{said}"
+        return f'<td class="{kind}"{shown}</td>'
+
+    top = "".join(f'<th scope="col" class="{classes[place]}">{head[place]}</th>' for place in there)
+    lines = [f"<tr>{''.join(cell(place, row[place]) for place in there)}</tr>" for row in zip(*columns, strict=True)]
+    kind = "cards" if kinds else ""
+    drawn = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="box" role="region" aria-label="{esc(label)}" tabindex="0">{drawn}</div>'
 
 
@@ -136,10 +127,8 @@ class Frame(NamedTuple):
         """Return ticks and names: lines across for y, or upright ones if it has no numbers."""
         parts = [text(self.right, self.bottom + 32, x, "axis end"), text(self.left, self.top - 12, y, "axis")]
         for tick in ticks(*self.x):
-            parts += [
-                text(self.at(tick)[0], self.bottom + 15, short(tick), "axis middle"),
-                "" if y else self.upright(tick, "grid"),
-            ]
+            parts.append(text(self.at(tick)[0], self.bottom + 15, short(tick), "axis middle"))
+            parts.append("" if y else self.upright(tick, "grid"))
         for tick in ticks(*self.y) if y else ():
             parts.append(self.line([(self.x[0], tick), (self.x[1], tick)], "grid"))
             parts.append(text(self.left - 6, self.at(self.x[0], tick)[1] + 4, short(tick), "axis end"))
@@ -201,11 +190,8 @@ def strips(rows: Sequence[Row], frame: Frame, x: str, marks: Mapping[float, str]
         parts += [frame.upright(mark, name or "even"), text(frame.at(mark)[0], frame.top - 6, name, "axis end")]
     for place, row in enumerate(rows):
         y = frame.top + STEP * place + 19
-        parts += [
-            text(0, y - 1, f"{row.symbol} {row.name}".strip(), "", 19),
-            text(0, y + 13, row.below, "axis"),
-            text(WIDTH, y + 4, row.right, "axis end"),
-        ]
+        parts += [text(0, y - 1, f"{row.symbol} {row.name}".strip(), "", 19), text(0, y + 13, row.below, "axis")]
+        parts.append(text(WIDTH, y + 4, row.right, "axis end"))
         shown = [(who, each, each.value) for who, each in row.values.items() if known(each.value)]
         for number_, (who, each, value) in enumerate(shown):
             level = y + 10 * number_ - 5 * (len(shown) - 1)

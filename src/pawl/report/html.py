@@ -1,6 +1,6 @@
 """The report as a page: one file that needs no network and no script, for a screen, a phone and paper, in light and dark."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from pawl.gate import statistics
@@ -12,6 +12,8 @@ from pawl.report.draw import NONE, WIDTH, esc, folded, interval, known, number, 
 from pawl.report.plots import Plot, plots, slices, values
 from pawl.report.text import SYMBOLS, headline
 
+CSS = Path(__file__).with_name("page.css").read_text("utf-8")
+MODELS = ("champion", "baseline", "candidate", "95 % interval")
 SHOWN = 12  # rows of a table before the rest is folded
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 HOW = {
@@ -27,7 +29,7 @@ def page(report: Report, gates: Gates) -> str:
     title = esc(headline(report, gates))
     sections = {
         "Gates": _gates(report, gates),
-        "Plots": _plots(plots(report, gates)),
+        "Plots": _plots(plots(report, gates).values()),
         "Slices": _slices(report),
         "What changed": _changes(report),
         "Every metric": _metrics(report),
@@ -39,30 +41,35 @@ def page(report: Report, gates: Gates) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,"><title>{title}</title><style>
-{Path(__file__).with_name("page.css").read_text("utf-8")}</style></head>
+{CSS}</style></head>
 <body><main><h1 class="{report.verdict}">{title}</h1>
 {_identity(report)}
 {body}</main></body></html>
 """
 
 
+def pictures(report: Report, gates: Gates) -> dict[str, str]:
+    """Return {name: SVG file} of the page's plots."""
+    top = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH}'
+    return {
+        name: f'{top} {each.height:.0f}"><style><![CDATA[{CSS}]]></style><title>{esc(each.title)}</title>{each.drawing}</svg>\n'
+        for name, each in plots(report, gates).items()
+    }
+
+
 def _identity(report: Report) -> str:
     n = max((each.n for each in report.candidate.facts.metrics.values()), default=0)
-    none = f"{'lost' if report.state == 'lost' else 'none'}: {_text(report.why or 'it is not said why')}"
-    lines = [
-        ("Candidate", f"{_commit(report.candidate.commit)} · {n:,} test rows"),
-        ("Baseline", _other(report.baseline) if report.baseline else none),
-        (
-            "Champion",
-            _other(report.champion)
-            if report.champion
-            else f"none: {_text(report.champion_why or 'it is not said why')}",
-        ),
-        ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
-    ]
-    if report.why and report.baseline:
-        lines.insert(2, ("", f"cannot be compared: {_text(report.why)}"))
-    return _list(lines)
+    why, no_champion = (_text(each or "it is not said why") for each in (report.why, report.champion_why))
+    none = f"{'lost' if report.state == 'lost' else 'none'}: {why}"
+    return _list(
+        [
+            ("Candidate", f"{_commit(report.candidate.commit)} · {n:,} test rows"),
+            ("Baseline", _other(report.baseline) if report.baseline else none),
+            *([("", f"cannot be compared: {why}")] if report.why and report.baseline else []),
+            ("Champion", _other(report.champion) if report.champion else f"none: {no_champion}"),
+            ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
+        ]
+    )
 
 
 def _other(other: Other) -> str:
@@ -71,10 +78,8 @@ def _other(other: Other) -> str:
         HOW[other.how],
         f"{other.common:,} rows are common to both",
     ]
-    if other.left_out:
-        parts.append(f"{other.left_out:,} left out, for it was trained on them")
-    if other.behind:
-        parts.append(f"{other.behind:,} commit{'s' * (other.behind > 1)} behind the one asked for")
+    parts += [f"{other.left_out:,} left out, for it was trained on them"] if other.left_out else []
+    parts += [f"{other.behind:,} commit{'s' * (other.behind > 1)} behind the one asked for"] if other.behind else []
     return " · ".join(parts)
 
 
@@ -83,40 +88,29 @@ def _gates(report: Report, gates: Gates) -> str:
     for each in report.judged:
         if each.slice:
             continue
-        found, rule, compared = (
-            values(report, each.metric),
-            gates.metrics.get(each.metric),
-            report.comparison(each.metric),
-        )
-        now = found.get("candidate", Value(None, None, None, 0))
-        models = [
-            number(found[who].value, now.low, now.high) if who in found else NONE
-            for who in ("champion", "baseline", "candidate")
-        ]
+        rule, compared = gates.metrics.get(each.metric), report.comparison(each.metric)
         rows.append([
-            _said(each), f"{esc(each.metric)}\u00a0{_arrow(rule)}", *models, interval(now), _delta(compared, each),
+            _said(each), f"{esc(each.metric)}\u00a0{_arrow(rule)}", *_models(report, each.metric), _delta(compared, each),
             _noticed(report, gates, rule, compared), _reason(each),
         ])  # fmt: skip
     if not rows:
         return "<p>No rule judges a metric: give one a floor, a ceiling or a max_regression in gates.yaml.</p>"
-    head = [
-        "verdict",
-        "metric",
-        "champion",
-        "baseline",
-        "candidate",
-        "95 % interval",
-        "Δ, 90 % interval",
-        "smallest loss noticed",
-        "gate",
-    ]
+    head = ["verdict", "metric", *MODELS, "Δ, 90 % interval", "smallest loss noticed", "gate"]
     kinds = ["verdict", "name", "num", "num", "num candidate", "num", "num", "num", ""]
     note = "↑ higher is better, ↓ lower is better."
     if report.comparisons:
         note += " Δ: candidate minus baseline, on the same rows. Smallest loss noticed: a true loss of this size fails in 80 % of cases."
-    return (
-        table("The gates, and what they judge", head, rows, kinds, name=1, cards=True) + f'<p class="note">{note}</p>'
-    )
+    return f'{table("The gates, and what they judge", head, rows, kinds)}<p class="note">{note}</p>'
+
+
+def _models(report: Report, metric: str) -> list[str]:
+    """Return the cells of MODELS."""
+    found = values(report, metric)
+    now = found.get("candidate", Value(None, None, None, 0))
+    return [
+        *(number(found[who].value, now.low, now.high) if who in found else NONE for who in MODELS[:3]),
+        interval(now),
+    ]
 
 
 def _slices(report: Report) -> str:
@@ -138,18 +132,7 @@ def _slices(report: Report) -> str:
                 number(now.value, now.low, now.high), interval(now), signed(compared), interval(compared),
                 _said(rule) if rule else "not judged", _reason(rule) if rule else "",
             ])  # fmt: skip
-    head = [
-        "slice",
-        "metric",
-        "n",
-        "baseline",
-        "candidate",
-        "95 % interval",
-        "Δ",
-        "90 % interval of Δ",
-        "verdict",
-        "gate",
-    ]
+    head = ["slice", "metric", "n", *MODELS[1:], "Δ", "90 % interval of Δ", "verdict", "gate"]
     every = folded("Every slice", table("Every slice", head, rows)) if rows else ""
     return said + (f"<ul>{''.join(lines)}</ul>" if lines else "") + _plots(slices(report, judged)) + every
 
@@ -158,28 +141,25 @@ def _changes(report: Report) -> str:
     changes = report.changes
     if report.baseline is None:
         return "<p>There is no baseline to differ from.</p>"
-    files = [
-        [_code(each.path), *(NONE if lines is None else f"{lines:,}" for lines in (each.added, each.removed))]
-        for each in changes.code
-    ]
     parts = [
         _changed("Parameters", "parameter", changes.params),
         _data(changes.data) if changes.data else "",
         _changed("Schema", "key", changes.schema),
         _changed("Gates, from the next change on", "key", changes.gates),
         _changed("Dependencies", "package", changes.dependencies),
-        f"<h3>Code</h3>{_long('Code', ['file', 'lines added', 'lines removed'], files)}" if files else "",
-    ]
+        _long("Code", ["file", "lines added", "lines removed"], [[_code(each.path), _count(each.added), _count(each.removed)] for each in changes.code]),
+    ]  # fmt: skip
     found = "".join(f"<div>{part}</div>" for part in parts if part)
     return f'<div class="changes">{found}</div>' if found else "<p>Nothing that the model is made of differs.</p>"
 
 
 def _changed(title: str, what: str, changes: Sequence[Change]) -> str:
-    rows = [
-        [_code(each.key), *(NONE if part is None else _code(part) for part in (each.before, each.after))]
-        for each in changes
-    ]
-    return f"<h3>{title}</h3>{_long(title, [what, 'baseline', 'candidate'], rows)}" if rows else ""
+    rows = [[_code(each.key), _code(each.before), _code(each.after)] for each in changes]
+    return _long(title, [what, "baseline", "candidate"], rows)
+
+
+def _count(lines: int | None) -> str:
+    return NONE if lines is None else f"{lines:,}"
 
 
 def _data(data: Data) -> str:
@@ -196,28 +176,19 @@ def _data(data: Data) -> str:
         if known(each.shift):
             size = f"{number(each.shift, -0.01, 0.01)} {'sd' if each.kind == 'mean' else 'of the rows'}"
             bar = f'<span class="bar"><i style="width:{max(each.shift / most, 0) if most > 0 else 0:.1%}"></i></span>'
-        missing = (
-            NONE if each.missing is None else " → ".join(f"{number(share * 100, -5, 5)} %" for share in each.missing)
-        )
-        shifts.append([_text(each.column), size, bar, missing])
+        missing = " → ".join(f"{number(share * 100, -5, 5)} %" for share in each.missing or ())
+        shifts.append([_text(each.column), size, bar, missing or NONE])
     note = "Of a number, how far its mean moved, in standard deviations (sd); of a category, the share of rows with another value."
-    moved = _long("Shift of each column", ["column", "shift", "", "missing"], shifts) + f'<p class="note">{note}</p>'
+    moved = _table("Shift of each column", ["column", "shift", "", "missing"], shifts) + f'<p class="note">{note}</p>'
     return f"<h3>Data</h3>{table('Rows', ['split', 'baseline', 'candidate', 'Δ'], rows)}<p>{said}</p>{moved if shifts else ''}"
 
 
 def _metrics(report: Report) -> str:
     facts, rows = report.candidate.facts, []
     for metric, now in facts.metrics.items():
-        found = values(report, metric)
-        models = [
-            number(found[who].value, now.low, now.high) if who in found else NONE
-            for who in ("champion", "baseline", "candidate")
-        ]
-        splits = [
-            number(part[metric], now.low, now.high) if metric in part else NONE for part in (facts.train, facts.valid)
-        ]
-        rows.append([esc(metric), *models, interval(now), f"{now.n:,}" if now.n else NONE, *splits])
-    head = ["metric", "champion", "baseline", "candidate", "95 % interval", "n", "on train", "on valid"]
+        splits = (number(part[metric], now.low, now.high) if metric in part else NONE for part in (facts.train, facts.valid))  # fmt: skip
+        rows.append([esc(metric), *_models(report, metric), f"{now.n:,}" if now.n else NONE, *splits])
+    head = ["metric", *MODELS, "n", "on train", "on valid"]
     return folded(f"{len(rows)} metrics of the test split", table("Every metric", head, rows)) if rows else ""
 
 
@@ -233,7 +204,7 @@ def _digests(report: Report) -> str:
     found = {"model": report.candidate.digest, "test rows": report.candidate.rows, **report.candidate.digests}
     others = {"model of the baseline": report.baseline, "model of the champion": report.champion}
     found |= {name: other.digest for name, other in others.items() if other}
-    return _list((esc(name), _code(digest) if digest else NONE) for name, digest in found.items())
+    return _list((esc(name), _code(digest)) for name, digest in found.items())
 
 
 def _noticed(report: Report, gates: Gates, rule: Rule | None, each: Comparison | None) -> str:
@@ -249,17 +220,13 @@ def _delta(each: Comparison | None, judged: Judged) -> str:
     if each is None:
         return NONE
     kind = judged.verdict if judged.verdict in {"fail", "improved"} else ""
-    return f'<span class="{kind}">{signed(each)}</span>' + (
-        f" <small>{found}</small>" if (found := interval(each)) != NONE else ""
-    )
+    found = interval(each)
+    return f'<span class="{kind}">{signed(each)}</span>' + (f" <small>{found}</small>" if found != NONE else "")
 
 
 def _arrow(rule: Rule | None) -> str:
-    return (
-        f'<span role="img" aria-label="{rule.direction} is better">{"↑" if rule.sign > 0 else "↓"}</span>'
-        if rule
-        else ""
-    )
+    sign = "↑" if rule and rule.sign > 0 else "↓"
+    return f'<span role="img" aria-label="{rule.direction} is better">{sign}</span>' if rule else ""
 
 
 def _said(each: Judged) -> str:
@@ -283,15 +250,15 @@ def _text(said: str) -> str:
     return f"<bdi>{esc(said)}</bdi>"  # letters from right to left turn nothing around them
 
 
-def _code(said: str) -> str:
-    return f"<code>{_text(said)}</code>"
+def _code(said: str | None) -> str:
+    return NONE if said is None else f"<code>{_text(said)}</code>"
 
 
 def _list(lines: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{said}</dd>' for name, said in lines)}</dl>"
 
 
-def _plots(found: Sequence[Plot]) -> str:
+def _plots(found: Collection[Plot]) -> str:
     parts = []
     for each in found:
         title, note = esc(each.title), f'<p class="note">{each.note}</p>' if each.note else ""
@@ -301,6 +268,11 @@ def _plots(found: Sequence[Plot]) -> str:
     return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
-def _long(label: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _long(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with its title; nothing without rows."""
+    return f"<h3>{title}</h3>{_table(title, head, rows)}" if rows else ""
+
+
+def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     more = rows[SHOWN:]
     return table(label, head, rows[:SHOWN]) + (folded(f"{len(more):,} more", table(label, head, more)) if more else "")

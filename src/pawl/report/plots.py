@@ -31,33 +31,28 @@ class Plot(NamedTuple):
     rows: Sequence[Sequence[str]] = ()
 
 
-def plots(report: Report, gates: Gates) -> list[Plot]:
-    """Return the plots of the whole test split."""
+def plots(report: Report, gates: Gates) -> dict[str, Plot]:
+    """Return the plots of the whole test split, by name."""
     of = report.curves.get
     auc, precision = _against(report, "roc_auc"), _against(report, "average_precision")
-    found = [
-        deltas(report, gates),
-        curve(
-            of("roc", {}),
-            auc or "True by false positive rate",
-            ("false positive rate", "true positive rate"),
-            falling=False,
-        ),
-        curve(of("precision_recall", {}), precision or "Precision by recall", ("recall", "precision"), falling=True),
-        calibration(of("calibration", {})),
-        residuals(of("residuals", {})),
-        learning(of("learning", {}), report.learning),
-        importances(report.importances),
-    ]
-    return [each for each in found if each]
+    rates, shares = ("false positive rate", "true positive rate"), ("recall", "precision")
+    found = {
+        "differences": deltas(report, gates),
+        "roc": curve(of("roc", {}), auc or "True by false positive rate", rates, falling=False),
+        "precision_recall": curve(of("precision_recall", {}), precision or "Precision by recall", shares, falling=True),
+        "calibration": calibration(of("calibration", {})),
+        "residuals": residuals(of("residuals", {})),
+        "learning": learning(of("learning", {}), report.learning),
+        "importances": importances(report.importances),
+    }
+    return {name: each for name, each in found.items() if each}
 
 
 def values(report: Report, metric: str) -> dict[str, Value]:
     """Return the metric of each model that has it; of the baseline as it was compared."""
     models = {"candidate": report.candidate, "baseline": report.baseline, "champion": report.champion}
-    found = {
-        who: model.facts.metrics[metric] for who, model in models.items() if model and metric in model.facts.metrics
-    }
+    measured = {who: model.facts.metrics for who, model in models.items() if model}
+    found = {who: metrics[metric] for who, metrics in measured.items() if metric in metrics}
     compared = report.comparison(metric)
     if compared and known(compared.baseline):
         found["baseline"] = Value(compared.baseline, None, None, compared.n)
@@ -66,16 +61,10 @@ def values(report: Report, metric: str) -> dict[str, Value]:
 
 def deltas(report: Report, gates: Gates) -> Plot | None:
     """Return the differences of the metrics, each in units of what is allowed; right is better."""
-    rows, worse, judged = [], 0, {each.metric: each for each in report.judged if not each.slice}
+    rows, worse, judged = [], 0, {each.metric: each.verdict for each in report.judged if not each.slice}
     for each in report.comparisons:
-        rule = gates.metrics.get(each.metric)
-        if (
-            each.slice
-            or each.against != "baseline"
-            or each.metric not in judged
-            or not rule
-            or rule.max_regression is None
-        ):
+        rule, verdict = gates.metrics.get(each.metric), judged.get(each.metric)
+        if each.slice or each.against != "baseline" or not verdict or not rule or rule.max_regression is None:
             continue
         unit = rule.allowance(each.baseline or 0.0)
         if not known(each.difference) or not known(unit) or unit <= 0:
@@ -86,7 +75,6 @@ def deltas(report: Report, gates: Gates) -> Plot | None:
             for end in (each.difference, *(each.low, each.high)[:: rule.sign])
         )
         value = Value(middle, low, high, each.n)
-        verdict = judged[each.metric].verdict
         kind = verdict if verdict in {"fail", "error", "improved"} else "change"
         rows.append(Row(SYMBOLS[verdict], each.metric, f"allowed {number(unit)}", {kind: value}, signed(each)))
     if not rows:
@@ -117,15 +105,12 @@ def curve(series: Series, title: str, axes: tuple[str, str], *, falling: bool) -
         places.append((x - 8 if falling else x + 8, y + 16, who))
         parts.append(group(who, frame.line(points), dot(x, y, 3)))
     parts.append(draw.names(places, "end" if falling else "", frame))
-    return Plot(title, "".join(parts), HEIGHT, "", ["model", *axes], _numbers(found)) if found else None
+    return _lines(title, parts, "", ["model", *axes], found) if found else None
 
 
 def calibration(series: Series) -> Plot | None:
     """Return the share that came true by what was predicted."""
-    shares = {
-        who: [point for point in points if all(0 <= share <= 1 for share in point[:4])]
-        for who, points in series.items()
-    }
+    shares = {who: [each for each in points if all(0 <= share <= 1 for share in each[:4])] for who, points in series.items()}  # fmt: skip
     found, frame = _clean(shares, WHO, 5), Frame((0, 1), right=288)
     if not found:
         return None
@@ -135,13 +120,11 @@ def calibration(series: Series) -> Plot | None:
         for score, share, low, high, _ in points:
             parts += [frame.line([(score, low), (score, high)], "range"), dot(*frame.at(score, share), 2.5)]
         parts.append("</g>")
-    parts.append(_at_the_end(found, frame))
     mine = found.get("candidate", [])
     inside = sum(low <= score <= high for score, _, low, high, _ in mine)
     note = f"The 95 % interval holds the diagonal in {inside} of {len(mine)} bins of the candidate. " if mine else ""
-    note += "Models stand a little apart."
     head = ["model", "predicted", "came true", "low", "high", "n"]
-    return Plot(calibrated(mine), "".join(parts), HEIGHT, note, head, _numbers(found))
+    return _lines(calibrated(mine), [*parts, _names(found, frame)], f"{note}Models stand a little apart.", head, found)
 
 
 def calibrated(bins: Sequence[Sequence[float]]) -> str:
@@ -164,24 +147,18 @@ def residuals(series: Series) -> Plot | None:
     if not found:
         return None
     points = [point for each in found.values() for point in each]
-    frame = Frame(
-        draw.span(point[0] for point in points),
-        draw.span([0, *(value for point in points for value in point[1:])]),
-        right=288,
-    )
-    parts = [
-        frame.axes("predicted →", "↑ residual: measured − predicted"),
-        frame.line([(frame.x[0], 0), (frame.x[1], 0)], "even"),
-    ]
+    ups = draw.span([0, *(value for point in points for value in point[1:])])
+    frame = Frame(draw.span(point[0] for point in points), ups, right=288)
+    zero = frame.line([(frame.x[0], 0), (frame.x[1], 0)], "even")
+    parts = [frame.axes("predicted →", "↑ residual: measured − predicted"), zero]
     for who, each in found.items():
         band = [(x, low) for x, _, low, _ in each] + [(x, high) for x, _, _, high in reversed(each)]
         parts.append(group(who, frame.line(band, "band"), frame.line(each)))
-    parts.append(_at_the_end(found, frame))
     mine = [point[1] for point in found.get("candidate") or points]
     low, high = min(mine), max(mine)
     title = f"Median residual from {number(low, low, high)} to {number(high, low, high)}"
     note = "Line: median. Band: 90 % of the residuals. Each point is an equal part of the test rows."
-    return Plot(title, "".join(parts), HEIGHT, note, ["model", "predicted", "median", "5 %", "95 %"], _numbers(found))
+    return _lines(title, [*parts, _names(found, frame)], note, ["model", "predicted", "median", "5 %", "95 %"], found)
 
 
 def learning(series: Series, metric: str) -> Plot | None:
@@ -193,10 +170,9 @@ def learning(series: Series, metric: str) -> Plot | None:
     frame = Frame(draw.span(point[0] for point in points), draw.span(point[1] for point in points), right=310)
     parts = [frame.axes("round →", f"↑ {metric or 'metric of the training'}")]
     parts += [group(split, frame.line(each)) for split, each in found.items()]
-    parts.append(_at_the_end(found, frame))
     ends = ", ".join(f"{split} {each[-1][1]:.4g}".replace("-", "−") for split, each in found.items())
     title = f"Round {number(max(points)[0])}: {ends}"
-    return Plot(title, "".join(parts), HEIGHT, "", ["split", "round", "value"], _numbers(found))
+    return _lines(title, [*parts, _names(found, frame)], "", ["split", "round", "value"], found)
 
 
 def importances(items: Iterable[tuple[str, float]]) -> Plot | None:
@@ -206,18 +182,13 @@ def importances(items: Iterable[tuple[str, float]]) -> Plot | None:
         return None
     shown = found[:12]
     low, high = min(0.0, shown[-1][1]), max(0.0, shown[0][1])
-    frame = Frame(
-        (low, high) if high - low > 1e-280 else (0, 1), left=160, right=316, top=4, bottom=4 + 22 * len(shown)
-    )
-    parts = []
+    across = (low, high) if high - low > 1e-280 else (0, 1)
+    frame, parts = Frame(across, left=160, right=316, top=4, bottom=4 + 22 * len(shown)), []
     for place, (name, value) in enumerate(shown):
         y, start, end = 8 + 22 * place, *sorted((frame.at(0)[0], frame.at(value)[0]))
         bar = f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="14"/>'
-        parts += [
-            text(152, y + 11, name, "end", 21),
-            group("candidate", bar),
-            text(end + 6, y + 11, draw.short(float(f"{value:.2g}")), "axis"),
-        ]
+        parts += [text(152, y + 11, name, "end", 21), group("candidate", bar)]
+        parts.append(text(end + 6, y + 11, draw.short(float(f"{value:.2g}")), "axis"))
     parts.append(frame.upright(0, "even"))
     title = f"{shown[0][0][:60]} counts most" if shown[0][1] > 0 else "No feature counts"
     rows = [[esc(name), number(value)] for name, value in found]
@@ -233,28 +204,19 @@ def slices(report: Report, judged: Mapping[tuple[str, str], Judged]) -> list[Plo
         for metric in dict.fromkeys(metric for each in there.values() for metric in each.metrics):
             rows = []
             for name, each in there.items():
-                both = {
-                    "candidate": each.metrics.get(metric),
-                    "baseline": base[name].metrics.get(metric) if name in base else None,
-                }
+                both = {who: some[name].metrics.get(metric) for who, some in (("candidate", there), ("baseline", base)) if name in some}  # fmt: skip
                 models = {who: value for who, value in both.items() if value and known(value.value)}
                 symbol = SYMBOLS[judged[metric, name].verdict] if (metric, name) in judged else ""
-                rows.append(Row(symbol, name.removeprefix(f"{by}="), f"n {each.rows:,}", models))
-            found.append(_slices_of(metric, [row for row in rows if row.values]))
-    return [each for each in found if each]
+                rows += [Row(symbol, name.removeprefix(f"{by}="), f"n {each.rows:,}", models)] if models else []
+            found += [_slices_of(metric, rows)] if rows else []
+    return found
 
 
-def _slices_of(metric: str, rows: Sequence[Row]) -> Plot | None:
-    if not rows:
-        return None
-    drawing, height = draw.strips(
-        rows[:ROWS], Frame(draw.span(_ends(rows[:ROWS])), left=132, right=344), f"{metric} →", {}
-    )
-    mine = sorted(
-        (each.value, f"{row.name:.40} {number(each.value, each.low, each.high)}")
-        for row in rows
-        if (each := row.values.get("candidate")) and each.value is not None
-    )
+def _slices_of(metric: str, rows: Sequence[Row]) -> Plot:
+    frame = Frame(draw.span(_ends(rows[:ROWS])), left=132, right=344)
+    drawing, height = draw.strips(rows[:ROWS], frame, f"{metric} →", {})
+    both = ((row.name, row.values["candidate"]) for row in rows if "candidate" in row.values)
+    mine = sorted((each.value or 0.0, f"{name:.40} {number(each.value, each.low, each.high)}") for name, each in both)
     ends = " to ".join(dict.fromkeys((mine[0][1], mine[-1][1]))) if mine else "of the baseline alone"
     note = "Bars: 95 % intervals." + (f" The first {ROWS} of {len(rows)} slices are drawn." if len(rows) > ROWS else "")
     return Plot(f"{metric}: {ends}", drawing, height, note)
@@ -262,9 +224,20 @@ def _slices_of(metric: str, rows: Sequence[Row]) -> Plot | None:
 
 def _ends(rows: Iterable[Row]) -> list[float]:
     """Return every number that rows show."""
-    return [
-        end for row in rows for each in row.values.values() for end in (each.value, each.low, each.high) if known(end)
-    ]
+    shown = (each for row in rows for each in row.values.values())
+    return [end for each in shown for end in (each.value, each.low, each.high) if known(end)]
+
+
+def _lines(title: str, parts: Iterable[str], note: str, head: Sequence[str], series: Series) -> Plot:
+    """Return a plot of points, which are its numbers too."""
+    rows = [[name, *(f"{value:.6g}" for value in point)] for name, points in series.items() for point in points]
+    return Plot(title, "".join(parts), HEIGHT, note, head, rows)
+
+
+def _names(found: Series, frame: Frame) -> str:
+    """Return the names of lines where they end."""
+    ends = ((frame.right + 6, frame.at(*each[-1][:2])[1] + 4, name) for name, each in found.items())
+    return draw.names(ends, "", frame)
 
 
 def _clean(series: Series, order: Iterable[str], size: int) -> dict[str, list[tuple[float, ...]]]:
@@ -275,17 +248,6 @@ def _clean(series: Series, order: Iterable[str], size: int) -> dict[str, list[tu
         if kept := sorted(point for point in points if all(map(known, point))):
             found[name] = kept
     return found
-
-
-def _numbers(series: Series) -> list[list[str]]:
-    return [[name, *(f"{value:.6g}" for value in point)] for name, points in series.items() for point in points]
-
-
-def _at_the_end(found: Series, frame: Frame) -> str:
-    """Return the names of lines where they end."""
-    return draw.names(
-        ((frame.right + 6, frame.at(*each[-1][:2])[1] + 4, name) for name, each in found.items()), "", frame
-    )
 
 
 def _against(report: Report, metric: str) -> str:

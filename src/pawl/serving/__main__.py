@@ -29,18 +29,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         from pawl.serving.app import create_app
 
         loaded = bundle.load(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
-        app = create_app(
-            loaded, model_version=environ.get("PAWL_MODEL_VERSION", ""), commit=environ.get("PAWL_COMMIT", "")
-        )
+        version, commit = environ.get("PAWL_MODEL_VERSION", ""), environ.get("PAWL_COMMIT", "")
+        app = create_app(loaded, model_version=version, commit=commit)
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
         return problem.code
     print(f"{loaded.digest} on http://{host}:{port}  (/docs has examples)", file=sys.stderr, flush=True)  # noqa: T201 - same
     # One process: pods are what is scaled. Health and metrics would otherwise speak for one worker of several.
-    uvicorn.run(
-        app, host=host, port=int(port), access_log=False, log_level="warning", timeout_graceful_shutdown=10,
-        server_header=False,
-    )  # fmt: skip
+    uvicorn.run(app, host=host, port=int(port), access_log=False, log_level="warning", timeout_graceful_shutdown=10, server_header=False)  # fmt: skip
     return 0
 
 

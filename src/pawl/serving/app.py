@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -20,13 +20,12 @@ from pawl.problem import Problem
 
 MAX_RECORDS = 1000
 MAX_BODY = 4_000_000  # bytes
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)  # seconds
 TOLERANCE = 1e-9  # another libm may round the last bit of a probability otherwise
 
 
 class Answer(BaseModel):
     """What /predict returns: one entry per record, in their order."""
-
-    model_config = ConfigDict(protected_namespaces=())  # model_version is the field's standard name
 
     predictions: list[str] | list[float]
     probabilities: list[dict[str, float]] | None = Field(description="label: probability; null for a regression")
@@ -51,8 +50,6 @@ class Refusal(BaseModel):
 class Version(BaseModel):
     """What /version returns: which model answers, and what it was made of."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     model_version: str
     digest: str
     commit: str
@@ -61,27 +58,17 @@ class Version(BaseModel):
 
 
 def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = "") -> FastAPI:
-    """Return the service of a bundle.
-
-    It starts only if the bundle answers its golden rows; raises Problem when it does not.
-    model_version: the registry's number of it; the digest stands in where there is none.
-    """
+    """Return the service of a bundle; raise Problem unless it answers its golden rows. Its digest stands in for a model_version."""
     if wrong := bundle.check_golden(loaded, TOLERANCE):
-        raise Problem(
-            f"the model answers {len(wrong)} of its golden rows otherwise than when it was made",
-            loaded.digest,
-            "use the versions of the lock that it was made with: requirements/serving.txt",
-        )
+        what = f"the model answers {len(wrong)} of its golden rows otherwise than when it was made"
+        fix = "use the versions of the lock that it was made with: requirements/serving.txt"
+        raise Problem(what, loaded.digest, fix)
     version = model_version or loaded.digest
     registry = CollectorRegistry()
     predictions = Counter("model_predictions", "Records that were answered", registry=registry)
     rejected = Counter("model_rejected_requests", "Requests that were refused as malformed", registry=registry)
-    duration = Histogram(
-        "model_prediction_duration_seconds",
-        "Time from a valid request to its answer",
-        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
-        registry=registry,
-    )
+    name, help_text = "model_prediction_duration_seconds", "Time from a valid request to its answer"
+    duration = Histogram(name, help_text, buckets=BUCKETS, registry=registry)
     info = Gauge("model_info", "The model that answers", ["model_version", "digest", "commit"], registry=registry)
     info.labels(version, loaded.digest, commit).set(1)
 
@@ -91,12 +78,8 @@ def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = 
         yield
         app.state.ready = False
 
-    app = FastAPI(
-        title=f"{loaded.manifest['target']} by {loaded.manifest['model'].rpartition('.')[2]}",
-        version=version,
-        lifespan=lifespan,
-        max_body_size=MAX_BODY,
-    )
+    title = f"{loaded.manifest['target']} by {loaded.manifest['model'].rpartition('.')[2]}"
+    app = FastAPI(title=title, version=version, lifespan=lifespan, max_body_size=MAX_BODY)
     app.state.ready = False
 
     @app.exception_handler(RequestValidationError)
@@ -110,22 +93,18 @@ def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = 
             rejected.inc()
         return JSONResponse({"error": error.detail, "fields": []}, error.status_code, error.headers)
 
-    records = request_model(loaded.dtypes)
+    records, labels = request_model(loaded.dtypes), loaded.manifest["labels"]
 
     @app.post("/predict", response_model=Answer, responses={422: {"model": Refusal}})
     def predict(body: records) -> dict[str, Any]:  # type: ignore[valid-type]  # made above
         started = time.perf_counter()
         given = [record.model_dump(by_alias=True) for record in body.records]  # type: ignore[attr-defined]  # made above
         answers, probabilities = loaded.predict_records(given)
-        labels = loaded.manifest["labels"]
         predictions.inc(len(answers))
         duration.observe(time.perf_counter() - started)
-        return {
-            "predictions": answers,
-            "probabilities": named(labels, probabilities),
-            "model_version": version,
-            "request_id": uuid.uuid4().hex,
-        }
+        named = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()] if labels else None
+        answer = {"predictions": answers, "probabilities": named}
+        return {**answer, "model_version": version, "request_id": uuid.uuid4().hex}
 
     # These answer on the event loop: predictions that fill every thread do not delay them.
     @app.get("/healthz")
@@ -140,13 +119,8 @@ def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = 
 
     @app.get("/version", response_model=Version)
     def identity() -> dict[str, Any]:
-        return {
-            "model_version": version,
-            "digest": loaded.digest,
-            "commit": commit,
-            "model": loaded.manifest["model"],
-            "digests": loaded.manifest["digests"],
-        }
+        made = {key: loaded.manifest[key] for key in ("digest", "model", "digests")}
+        return {**made, "model_version": version, "commit": commit}
 
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
@@ -161,15 +135,10 @@ def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = 
 
 
 def request_model(dtypes: Mapping[str, str]) -> type[BaseModel]:
-    """Return the model of a request: every column of every record is named, null where it is missing, and nothing else is.
-
-    Types are strict: no number in quotes, no true for 1, no NaN.
-    """
-    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    fields: dict[str, Any] = {
-        f"column_{number}": (TYPES[dtype] | None, Field(alias=name))
-        for number, (name, dtype) in enumerate(dtypes.items())
-    }
+    """Return the model of a request: every record names every column, null where it is missing, and nothing else."""
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no number in quotes, no true for 1, no NaN
+    columns = ((TYPES[dtype] | None, Field(alias=name)) for name, dtype in dtypes.items())
+    fields: dict[str, Any] = {f"column_{number}": column for number, column in enumerate(columns)}
     record = create_model("Record", __config__=strict, **fields)
     many = Field(min_length=1, max_length=MAX_RECORDS)
     return create_model("Records", __config__=strict, records=(list[record], many))  # type: ignore[valid-type]  # made above
@@ -194,18 +163,10 @@ TYPES: dict[str, Any] = {
 
 
 def told(error: RequestValidationError) -> list[dict[str, str]]:
-    """Return where and why a request was refused, without a value of it: at most ten places."""
-    return [{"field": _place(found["loc"]), "problem": str(found["msg"])[:200]} for found in error.errors()[:10]]
-
-
-def _place(location: Sequence[str | int]) -> str:
-    """Return records[0].age for (body, records, 0, age)."""
-    words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
-    return words.removeprefix(".")[:200] or "body"
-
-
-def named(labels: Sequence[str], probabilities: Any) -> list[dict[str, float]] | None:
-    """Return {label: probability} per record; None for a regression."""
-    if probabilities is None:
-        return None
-    return [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+    """Return where, as records[0].age, and why a request was refused, without a value of it: at most ten places."""
+    places = []
+    for found in error.errors()[:10]:  # its place is (body, records, 0, age)
+        words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"][1:])
+        field = words.removeprefix(".")[:200] or "body"
+        places.append({"field": field, "problem": str(found["msg"])[:200]})
+    return places

@@ -23,9 +23,8 @@ from pawl.serving.app import TOLERANCE
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Ask, and say what was found."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pawl.serving.smoke", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    name, words = "python -m pawl.serving.smoke", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=words)
     parser.add_argument("--url", required=True, help="of the service, for example http://127.0.0.1:8000")
     parser.add_argument("--wait", type=float, default=60, help="seconds in which it must be ready")
     args = parser.parse_args(argv)
@@ -94,20 +93,16 @@ def call(url: str, body: Any = None) -> tuple[int, Any]:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - the URL is the user's
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - same
-            return answer.status, _read(answer.read())
+            status, content = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, _read(error.read())
+            status, content = error.code, error.read()
     except http.client.HTTPException as error:
         raise OSError(f"not an answer of HTTP: {error!r}") from error
-
-
-def _read(content: bytes) -> Any:
-    """Return JSON, or as text what is none: another program may listen there."""
     try:
-        return json.loads(content)
-    except ValueError:
-        return content[:200].decode(errors="replace")
+        return status, json.loads(content)
+    except ValueError:  # another program may listen there
+        return status, content[:200].decode(errors="replace")
 
 
 if __name__ == "__main__":

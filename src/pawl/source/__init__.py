@@ -34,11 +34,9 @@ def fingerprint(ingest: Ingest) -> dict[str, Any]:
     content: Any = [[file["part"], file["sha256"]] for file in files] or {"sample": msgspec.to_builtins(ingest.sample)}
     digest = "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     if ingest.digest and ingest.digest != digest:
-        raise Problem(
-            f"the source's digest is {digest}, params.yaml pins {ingest.digest}",
-            f"{paths.PARAMS}: ingest.digest",
-            "restore the data it was pinned to, or pin the new digest in a commit that says why",
-        )
+        what = f"the source's digest is {digest}, params.yaml pins {ingest.digest}"
+        fix = "restore the data it was pinned to, or pin the new digest in a commit that says why"
+        raise Problem(what, f"{paths.PARAMS}: ingest.digest", fix)
     return {"digest": digest, "files": files}
 
 
@@ -47,9 +45,8 @@ def batches(ingest: Ingest) -> Iterator[tuple[str | None, Any]]:
     if ingest.source == "sample":
         from pawl import sample
 
-        yield from (
-            (None, batch) for batch in sample.batches(ingest.sample.rows, ingest.sample.seed, ingest.sample.drift)
-        )
+        made = sample.batches(ingest.sample.rows, ingest.sample.seed, ingest.sample.drift)
+        yield from ((None, batch) for batch in made)
     for file in find(ingest):
         kind = ingest.format or ("parquet" if file.path.suffix in {".parquet", ".pq"} else "csv")
         rows = 0

@@ -36,10 +36,8 @@ def find_files(name: str, part: str | None) -> list[File]:
     address = os.path.expandvars(name)
     label = re.sub(r"(?<=://)[^/@]*@", "", name.split("?", maxsplit=1)[0])  # what follows may be a signature
     if undefined := re.search(r"\$\{(\w+)|^\$(\w+)", address):
-        what, fix = (
-            f"the environment variable {(undefined[1] or undefined[2])} is not set",
-            f"set it: {(undefined[1] or undefined[2])}=<folder> make run",
-        )
+        variable = undefined[1] or undefined[2]
+        what, fix = f"the environment variable {variable} is not set", f"set it: {variable}=<folder> make run"
         raise Problem(what, f"{WHERE}, {label}", fix)
     try:
         system, path = fsspec.core.url_to_fs(address, **_options(address))
@@ -47,16 +45,11 @@ def find_files(name: str, part: str | None) -> list[File]:
         fix = "install the extra of that storage: requirements/{s3,gs,azure}.txt"
         raise Problem(f"{label} cannot be opened: {error}", WHERE, fix) from error
     if "file" in system.protocol:
-        return [
-            File(label if str(each) == path else each.name, part, each, *hash_file(each))
-            for each in _local(Path(path), label)
-        ]
+        local = _local(Path(path), label)
+        return [File(label if str(each) == path else each.name, part, each, *hash_file(each)) for each in local]
     many = "*" in path and "http" not in system.protocol
-    found = (
-        [each for each in _patiently(label, lambda: sorted(system.glob(path))) if _is_data(PurePath(each))]
-        if many
-        else [path]
-    )
+    listed = _patiently(label, lambda: sorted(system.glob(path))) if many else []
+    found = [each for each in listed if _is_data(PurePath(each))] if many else [path]
     if not found:
         raise Problem(f"{label} matches nothing", WHERE, "correct the pattern; a folder is folder/*.parquet")
     return [_download(system, each, each if many else label, part) for each in found]
@@ -78,12 +71,9 @@ def _local(path: Path, label: str) -> list[Path]:
         inner = [file for each in outer for file in (sorted(each.rglob("*")) if each.is_dir() else [each])]
         found = [file for file in inner if file.is_file() and _is_data(file.relative_to(base))]
     if not found or not all(file.is_file() for file in found):
-        kept = any(Path(f"{each}.dvc").exists() for each in (path, *path.parents))
-        fix = (
-            "DVC keeps it: run `dvc pull` or `dvc checkout`"
-            if kept
-            else f"correct the path; it is relative to {Path.cwd()}"
-        )
+        fix = f"correct the path; it is relative to {Path.cwd()}"
+        if any(Path(f"{each}.dvc").exists() for each in (path, *path.parents)):
+            fix = "DVC keeps it: run `dvc pull` or `dvc checkout`"
         raise Problem(f"{label} does not exist", WHERE, fix)
     return found
 
@@ -132,9 +122,8 @@ def _patiently(label: str, action: Callable[[], T]) -> T:
             if answer in {404, 410}:
                 raise Problem(f"{label} does not exist", WHERE, "correct the address") from error
             if answer in {401, 403}:
-                raise Problem(
-                    f"access to {label} was refused", WHERE, "check the credentials in the environment"
-                ) from error
+                fix = "check the credentials in the environment"
+                raise Problem(f"access to {label} was refused", WHERE, fix) from error
             if attempt == ATTEMPTS - 1:
                 cause = f"HTTP {answer}" if answer else type(error.__cause__ or error).__name__
                 fix = "check the network and the address, then run again"
@@ -147,10 +136,9 @@ def _status(error: BaseException) -> int | None:
     """Return the HTTP status an error stands for; None for no answer. fsspec calls every failure of HTTP a FileNotFoundError."""
     import aiohttp
 
-    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, aiohttp.ClientError | TimeoutError):
-        return getattr(error.__cause__, "status", None)
     if isinstance(error, FileNotFoundError):
-        return 404
+        of_http = isinstance(error.__cause__, aiohttp.ClientError | TimeoutError)
+        return getattr(error.__cause__, "status", None) if of_http else 404
     if isinstance(error, PermissionError):
         return 403
     storage = getattr(error.__cause__ or error, "response", None)  # botocore's

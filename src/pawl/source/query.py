@@ -22,9 +22,8 @@ def run_query(sql: Sql) -> File:
     """Return the query's result, fetched again unless `version` says that nothing changed. Its digest is of the rows in any order."""
     url = os.environ.get("PAWL_SQL_URL")
     if not url:
-        raise Problem(
-            "PAWL_SQL_URL is not set", WHERE, "set it to the database's address, for example sqlite:///data.db"
-        )
+        fix = "set it to the database's address, for example sqlite:///data.db"
+        raise Problem("PAWL_SQL_URL is not set", WHERE, fix)
     for query in filter(None, (sql.query, sql.version)):
         if not Path(query).exists():
             raise Problem(f"{query} does not exist", WHERE, "write the query into that file")

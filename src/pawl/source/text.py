@@ -22,7 +22,11 @@ def read_text(file: File, options: Csv) -> Iterator[Any]:
     import pyarrow.csv as pacsv
 
     names, above = (list(options.names), 0) if options.names else _header(file, options)
-    _check_names(names, file)
+    where, fix = f"{file.name}, line 1", "correct the header, or ingest.csv.names in params.yaml"
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where, fix)
+    if "" in names:
+        raise Problem(f"column {names.index('') + 1} has no name", where, fix)
     odd: list[tuple[int | None, int]] = []
 
     def note(row: Any) -> str:
@@ -42,18 +46,15 @@ def read_text(file: File, options: Csv) -> Iterator[Any]:
                 fix = 'close it; or, if it is an ordinary character there, set ingest.csv.quote: ""'
                 raise Problem(what, file.name, fix)
     except pa.ArrowInvalid as error:
-        message = first_line(error)
-        if "Empty CSV" in message:
+        if "Empty CSV" in str(error):
             return
         fix = "look for a quote that is not closed; ingest.csv in params.yaml sets separator and quote"
-        raise Problem(f"{file.name} cannot be read as a table: {message}", file.name, fix) from error
+        raise Problem(f"{file.name} cannot be read as a table: {first_line(error)}", file.name, fix) from error
     if odd:
         shown = "; ".join(f"row {row} has {columns}" if row else f"a row has {columns}" for row, columns in odd[:5])
-        raise Problem(
-            f"{len(odd)} rows of {file.name} do not have {len(names)} columns: {shown}",
-            f"{file.name}, row {odd[0][0]}" if odd[0][0] else file.name,
-            "repair the rows, or correct ingest.csv (separator, quote, comment, names) in params.yaml",
-        )
+        where = f"{file.name}, row {odd[0][0]}" if odd[0][0] else file.name
+        fix = "repair the rows, or correct ingest.csv (separator, quote, comment, names) in params.yaml"
+        raise Problem(f"{len(odd)} rows of {file.name} do not have {len(names)} columns: {shown}", where, fix)
 
 
 def first_line(error: object) -> str:
@@ -79,14 +80,6 @@ def _header(file: File, options: Csv) -> tuple[list[str], int]:
         what = f"{file.name} has one column with {options.separator!r} as separator"
         raise Problem(what, f"{file.name}, line 1", f"set ingest.csv.separator: {json.dumps(other)}")
     return names, above
-
-
-def _check_names(names: list[str], file: File) -> None:
-    where, fix = f"{file.name}, line 1", "correct the header, or ingest.csv.names in params.yaml"
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where, fix)
-    if "" in names:
-        raise Problem(f"column {names.index('') + 1} has no name", where, fix)
 
 
 def _cells(batch: Any, options: Csv) -> Any:

@@ -1,0 +1,59 @@
+"""A folder in which the pipeline runs apart from this project's outputs: another commit's files, an example's, a trial's."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+OUTSIDE = ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "PAWL_WORKER")  # of the job and the run that start it
+
+
+def made(folder: Path, given: Path) -> Path:
+    """Return the folder with this project's code in it, and the configuration in `given`."""
+    for name in re.findall(r"\$\{?(\w+)", (given / "params.yaml").read_text()):
+        if os.environ.get(name) and Path(os.environ[name]).exists():
+            # A path relative to here is another one there; the name of a bucket is none.
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+    for name in ("src", "scripts", "requirements"):
+        shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (Path("dvc.yaml"), Path(".dvcignore"), Path("pyproject.toml"), *given.glob("*.yaml")):
+        shutil.copy2(path, folder / path.name)
+    (folder / ".dvc").mkdir(exist_ok=True)
+    shutil.copy2(".dvc/config", folder / ".dvc/config")
+    return folder
+
+
+def share(folder: Path, ingest: dict[str, Any], *, cache: bool = True) -> None:
+    """Let a folder read the tables and the query that `ingest` names, where it has none, and use DVC's cache of this project."""
+    for name in tables([ingest.get("source"), (ingest.get("sql") or {}).get("query")]):
+        for file in Path().glob(name):  # git need not have them
+            if not (folder / file).exists():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).symlink_to(file.absolute())
+    if cache:
+        (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
+
+
+def tables(source: Any) -> list[str]:
+    """Return the paths inside the project that ingest.source names."""
+    if isinstance(source, dict | list):
+        return [name for part in (source.values() if isinstance(source, dict) else source) for name in tables(part)]
+    return [source] if isinstance(source, str) and "://" not in source and not Path(source).is_absolute() else []
+
+
+def call(folder: Path, module: str, *words: str, **environ: str) -> tuple[int, str]:
+    """Run `python -m module` in the folder, on its own code; return its exit code, and why it failed."""
+    env = {
+        **{key: value for key, value in os.environ.items() if key not in OUTSIDE},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # stages are started as `python`
+        "PYTHONPATH": str((folder / "src").absolute()),
+        "PAWL_ENV": "system",
+        **environ,
+    }
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=folder, env=env, check=False, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")] or ["error: it failed"]
+    return done.returncode, said[0].removeprefix("error: ")[:300]
