@@ -370,7 +370,7 @@ def test_killed_anywhere_there_is_a_champion_and_the_next_one_ends_it(registry, 
 
 def state(registry):
     """Return aliases and tags, without times."""
-    words = {version: {key: re.sub(r"\d{4}-\d\d-\S+", "", value) for key, value in tags.items()} for version, tags in registry.versions.items()}  # fmt: skip
+    words = {version: {key: re.sub(r"\d{4}-\d\d-\S+", "", value).strip() for key, value in tags.items()} for version, tags in registry.versions.items()}  # fmt: skip
     return registry.aliases, words
 
 
