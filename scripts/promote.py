@@ -17,8 +17,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from pawl import bundle, paths, registry, report, tracking
 from pawl.gate import rules
 from pawl.pipeline import train
@@ -111,7 +109,8 @@ def best(store: Store, name: str, metric: str, least: float | None) -> str:
         known = {key.removeprefix("valid.") for run in found for key in run.data.metrics if key.startswith("valid.")}
         names = sorted(each for each in known if not each.endswith((".low", ".high")))
         refuse_name(f"--best {metric}", metric, names, where=f"{store.shown}: the metrics of runs that have a model")
-    sign = -1 if metric in rules.LOWER else 1
+    rule = rules.load(paths.GATES).metrics.get(metric)
+    sign = rule.sign if rule else -1 if metric in rules.LOWER else 1
     chosen = max(runs, key=lambda run: sign * values[run.info.run_id])
     reached, run = chosen.data.metrics[f"test.{metric}"], chosen.info.run_id
     what = f"the best of {len(runs)} runs, {chosen.info.run_name} ({run[:8]}), has {metric} {reached:.4f} on test rows"
@@ -136,10 +135,7 @@ def best(store: Store, name: str, metric: str, least: float | None) -> str:
 
 def current_rows() -> str | None:
     """Return what names the test rows of the report here; None if there is no report."""
-    try:
-        return report.load(paths.REPORT.read_bytes(), str(paths.REPORT)).candidate.rows
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
+    return report.load(paths.REPORT.read_bytes(), str(paths.REPORT)).candidate.rows if paths.REPORT.exists() else None
 
 
 def by(environ: Mapping[str, str]) -> str:

@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     key = [
         where,
         track.experiment(environ),
-        args.image + environ.get("NOTE", ""),
+        args.image,
         there,
+        environ.get("NOTE", ""),
         *(path.read_text() for path in (paths.LOCKFILE, paths.REPORT) if path.exists()),
     ]
     if not args.exit_code and "GITHUB_OUTPUT" not in environ and (said := once.done("register", key)):

@@ -87,7 +87,7 @@ def pull(place: oci.Repository, environ: Mapping[str, str]) -> str:
     if found is None:
         if kept and ours:
             raise Unreachable(f"the ledger names {kept.digest[:19]}, which is not there", place.name, "was it deleted? restore it, or delete registry.json from the branch `ledger` to begin anew")  # fmt: skip
-        note(kept, None)
+        note(place, kept, None)
         return f"There is nothing at {place.name} yet: a new registry begins."
     shutil.rmtree(ARRIVING, ignore_errors=True)
     ARRIVING.mkdir(parents=True)
@@ -96,7 +96,7 @@ def pull(place: oci.Repository, environ: Mapping[str, str]) -> str:
     for path in (paths.ARTIFACTS, paths.STORE):  # the database last: with it the registry is here
         if (ARRIVING / path).exists():
             (ARRIVING / path).rename(path)
-    note(kept, found)
+    note(place, kept, found)
     return f"{paths.STORE} and {paths.ARTIFACTS}/ are as at {place.name}@{found['digest'][:19]}."
 
 
@@ -104,7 +104,7 @@ def push(place: oci.Repository, environ: Mapping[str, str]) -> str:
     """Send the registry here, and let the ledger name it; raise Overtaken if it was not made from the one that the ledger names now."""
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", Path.cwd(), "python -m scripts.register makes it")
-    base = json.loads(BASE.read_text()) if BASE.exists() else {"ledger": None, "manifest": None}
+    base = json.loads(BASE.read_text()) if BASE.exists() else {"place": "", "ledger": None, "manifest": None}
     copy = paths.STATE / "push" / paths.STORE
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
@@ -113,14 +113,15 @@ def push(place: oci.Repository, environ: Mapping[str, str]) -> str:
     check(copy, str(paths.STORE))
     runs = [path for path in paths.ARTIFACTS.glob("*/*") if path.name != "models"]
     folders = {str(path): path for path in (*runs, *paths.ARTIFACTS.glob("*/models/*"))}
-    digest = oci.push(place, {str(paths.STORE): copy, **folders}, base["manifest"])
+    sent = base["manifest"] if base["place"] == place.name else None  # another place has none of its blobs
+    digest = oci.push(place, {str(paths.STORE): copy, **folders}, sent)
     kept, based = Kept(place.name, digest), base["ledger"]
     if based != dict(zip(("image", "digest"), msgspec.structs.astuple(kept), strict=True)):
         expected = written(msgspec.convert(based, Kept)) if based else None
         message, header = f"registry {digest[:19]}", github.authorization(environ)
         Ledger().write({ledger.REGISTRY: written(kept)}, message, header, {ledger.REGISTRY: expected})
     oci.tag(place, digest, "main")
-    note(kept, oci.manifest(place, digest))
+    note(place, kept, oci.manifest(place, digest))
     return f"{place.name}@{digest[:19]} keeps the registry: {len(folders)} folders of runs and models."
 
 
@@ -129,9 +130,9 @@ def written(kept: Kept) -> bytes:
     return msgspec.json.encode(kept) + b"\n"
 
 
-def note(kept: Kept | None, manifest: Mapping[str, Any] | None) -> None:
+def note(place: oci.Repository, kept: Kept | None, manifest: Mapping[str, Any] | None) -> None:
     """Remember what the registry here was made from."""
-    BASE.write_bytes(msgspec.json.encode({"ledger": kept, "manifest": manifest}))
+    BASE.write_bytes(msgspec.json.encode({"place": place.name, "ledger": kept, "manifest": manifest}))
 
 
 def check(database: Path, where: str) -> None:

@@ -147,10 +147,13 @@ def without_password(uri: str) -> str:
     return re.sub(r"(?<=://)[^/\s]*@", "", uri)
 
 
+def _same(identity: Mapping[str, str]) -> str:
+    return " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+
+
 def find(store: Store, experiment: str, identity: Mapping[str, str]) -> Any:
     """Return the run that has these tags, finished or not; None if there is none."""
-    same = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
-    runs = store.client.search_runs([experiment], same, order_by=["attributes.start_time ASC"])
+    runs = store.client.search_runs([experiment], _same(identity), order_by=["attributes.start_time ASC"])
     return min(runs, key=lambda run: run.info.status != "FINISHED", default=None)
 
 
@@ -194,6 +197,7 @@ def log(store: Store, experiment: str, run: Run) -> tuple[str, bool]:
     new = found is None or found.info.status != "FINISHED"
     told = {key: value for key, value in tags.items() if key.startswith("pawl.") or key == NOTE}  # not who asked last
     if not new and told.items() <= found.data.tags.items() and _complete(store, found, run):
+        _tidy(store, experiment, run.identity)
         return str(found.info.run_id), False
     found = found or begun(store, experiment, run.identity, run.name, run.parent, run.started)
     if run.note and NOTE not in found.data.tags:
@@ -231,7 +235,14 @@ def log(store: Store, experiment: str, run: Run) -> tuple[str, bool]:
         identity, tags=[RunTag(*each) for each in tags.items()]
     )  # they say what is there: a report that was sent, too
     client.set_terminated(identity, end_time=run.ended)  # the last word: a run without it is taken up again
+    _tidy(store, experiment, run.identity)
     return identity, new
+
+
+def _tidy(store: Store, experiment: str, identity: Mapping[str, str]) -> None:
+    """Delete what others of this identity began and did not finish: who still writes is refused, and finds the finished one next time."""
+    for other in store.client.search_runs([experiment], f"{_same(identity)} and attributes.status = 'RUNNING'"):
+        store.client.delete_run(other.info.run_id)
 
 
 def model_of(store: Store, run: str) -> Any:

@@ -1,5 +1,6 @@
 """The embedded registry in a container registry: nothing is lost, whoever writes; nothing is taken that is not what was pushed."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -87,15 +88,23 @@ class Registry:
         return (200, kept[name], {}) if name in kept else (404, b"{}", {})
 
 
-@pytest.fixture
-def registry():
+@contextlib.contextmanager
+def served():
     made = Registry()
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def registry():
+    with served() as made:
+        yield made
 
 
 @pytest.fixture
@@ -177,6 +186,18 @@ def test_a_second_push_of_the_same_sends_nothing(registry, clones):
     assert registry.blobs == before
     assert not [path for method, path in registry.asked if method == "POST"]
     assert Ledger()._git("rev-parse", Ledger().ref) == head
+
+
+def test_what_was_pulled_from_one_place_goes_whole_to_another(registry, clones):
+    clones("one")
+    store.main(["run", registry.place, "--", sys.executable, "-c", ADD, "a"], {})
+
+    with served() as other:
+        assert store.main(["push", other.place], {}) == 0
+
+        layers = json.loads(other.manifests["main"])["layers"]
+        assert {layer["digest"] for layer in layers} <= set(other.blobs)
+        assert len(layers) == 2
 
 
 def test_of_two_writers_at_once_both_versions_survive(registry, clones, tmp_path):
