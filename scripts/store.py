@@ -104,7 +104,9 @@ def push(place: oci.Repository, environ: Mapping[str, str]) -> str:
     """Send the registry here, and let the ledger name it; raise Overtaken if it was not made from the one that the ledger names now."""
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", Path.cwd(), "python -m scripts.register makes it")
-    base = json.loads(BASE.read_text()) if BASE.exists() else {"place": "", "ledger": None, "manifest": None}
+    base: dict[str, Any] = (
+        json.loads(BASE.read_text()) if BASE.exists() else {"place": "", "ledger": None, "manifest": None}
+    )
     copy = paths.STATE / "push" / paths.STORE
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
