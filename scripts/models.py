@@ -52,11 +52,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 def terms(versions: Sequence[Any], releases: Sequence[Release]) -> list[tuple[str, str, str, str]]:
     """Return (version, digest, champion since, until) from the ledger's releases, or where there are none from the registry's tags."""
-    begun = sorted((each.made, each.version, each.digest) for each in releases) or sorted(
+    begun = [(each.made, each.version, each.digest) for each in reversed(releases)] or [
         (made, each.version, each.tags.get("pawl.digest", ""))
-        for each in versions
+        for each in sorted(versions, key=lambda each: registry.CHAMPION in each.aliases)  # of one second: it came last
         for made in each.tags.get(registry.PROMOTIONS, "").split()
-    )
+    ]
+    begun.sort(key=lambda each: each[0])
     ends = [*(made for made, *_ in begun[1:]), ""]
     return [(version, digest, made, end) for (made, version, digest), end in zip(begun, ends, strict=True)]
 

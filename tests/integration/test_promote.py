@@ -468,6 +468,18 @@ def test_the_list_shows_verdict_commit_aliases_and_what_was_taken_back(released)
     assert all(len(line) <= 100 for line in lines[1:])
 
 
+def test_of_versions_promoted_in_one_second_the_champion_came_last(registry, monkeypatch):
+    monkeypatch.setattr(rules, "now", lambda: "2026-01-01T00:00:00Z")
+    for version in "123":
+        promote(registry, version)
+    registry.do("promote", "--rollback", "--reason", "wrong for many")
+
+    third, second, first = json.loads(registry.do("models", "--json"))
+
+    assert second["champion"][-1][1] == ""
+    assert all(until for each in (third, first) for _, until in each["champion"])
+
+
 def test_the_list_shows_since_when_each_was_served_where_and_by_which_image(released, monkeypatch):
     released.git("remote", "remove", "origin")
     times = {version: f"2026-01-0{version}T00:00:00Z" for version in "12"}
