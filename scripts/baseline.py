@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pawl import answers, bundle, paths, schema
+from pawl import answers, bundle, oci, paths, schema
 from pawl.answers import Answers
 from pawl.bundle import Bundle
 from pawl.gate.compare import Other as Mark
@@ -200,7 +200,7 @@ def play(commit: str, folder: Path, *words: str, cache: bool = True) -> tuple[in
     folder.mkdir(parents=True)
     packed = io.BytesIO(git("archive", "--format=tar", commit))
     with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=packed) as files:
-        files.extractall(folder, filter="data")  # a commit without files is no archive
+        oci.unpack(files, folder)  # a commit without files is no archive
     if not (folder / "scripts/run.py").exists():
         return 2, NO_PIPELINE
     workspace.share(folder, at(commit, paths.PARAMS).get("ingest") or {}, cache=cache)
