@@ -89,6 +89,7 @@ bench: env ## Measure; writes benchmarks/results/
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 	@$(BIN)/python benchmarks/gate.py $(ARGS)
 	@$(BIN)/python benchmarks/registry.py
+	@$(BIN)/python benchmarks/serving.py
 
 env: ## The environment in .venv, from the hashed lock
 	@$(PYTHON) -m scripts.environment

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pawl import paths
+from pawl import bundle, paths
 from pawl.problem import Problem, Unreachable
 from scripts import cli, github
 
@@ -33,16 +33,22 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 def build(push: str | None, version: str, environ: Mapping[str, str]) -> str:
     """Return the image: name@digest where it was pushed, name:tag where not."""
-    if not (paths.BUNDLE / "manifest.json").exists():
-        raise Problem("there is no bundle", paths.BUNDLE, "run `make run`, or `make pull`")
+    manifest, _ = bundle.read(paths.BUNDLE)
     found = subprocess.run(["git", "rev-parse", "HEAD"], check=False, capture_output=True, text=True).stdout.strip()
     commit = environ.get("GITHUB_SHA") or found or "unknown"
     tag = f"{push or github.project().lower()}:{commit[:12]}"
     noted = paths.STATE / "image.json"
     noted.parent.mkdir(exist_ok=True)
-    facts = ["--build-arg", f"COMMIT={commit}", "--build-arg", f"MODEL_VERSION={version}"]
+    facts = {
+        "LOCK": "serving-full" if manifest["not_compiled"] else "serving",
+        "COMMIT": commit,
+        "MODEL_VERSION": version,
+        "DIGEST": manifest["digest"],
+        "SOURCE": source(environ),
+    }
+    given = [word for name, value in facts.items() for word in ("--build-arg", f"{name}={value}")]
     where = ["--push"] if push else ["--load"]
-    words = ["docker", "buildx", "build", "--file", "Dockerfile.serve", "--tag", tag, *facts, *where]
+    words = ["docker", "buildx", "build", "--file", "Dockerfile.serve", "--tag", tag, *given, *where]
     try:
         done = subprocess.run([*words, "--metadata-file", str(noted), "."], check=False)
     except FileNotFoundError as error:
@@ -52,6 +58,12 @@ def build(push: str | None, version: str, environ: Mapping[str, str]) -> str:
             "docker did not build or push the image", tag, "see its message above; docker login; is the engine up?"
         )
     return f"{push}@{json.loads(Path(noted).read_text())['containerimage.digest']}" if push else tag
+
+
+def source(environ: Mapping[str, str]) -> str:
+    """Return the address of the repository, where GitHub says it."""
+    given = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY")
+    return "/".join(filter(None, given)) if all(given) else ""
 
 
 if __name__ == "__main__":

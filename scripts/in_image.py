@@ -3,7 +3,7 @@
 python3 -m scripts.in_image scripts.run
 python3 -m scripts.in_image scripts.report --base HEAD^1
 
-With a GPU where NVIDIA's driver is. Exit codes are those of the script; 3 where the image cannot be built.
+With a GPU where NVIDIA's driver is. Exit codes are those of the script; 3 where the image cannot be built or started.
 """
 
 import os
@@ -42,7 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         mounts.append(f"--volume={summary}:{summary}")
     command = ["docker", "run", "--rm", "--init", user, *mounts, *passed, *gpu, IMAGE, "python", "-m", *words]
-    return subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
+    if code == 125:  # docker's own
+        fix = "see docker's message above"
+        if gpu:
+            fix += "; a GPU takes NVIDIA's container toolkit: https://docs.nvidia.com/datacenter/cloud-native/container-toolkit"
+        print(f"error: the container was not started\n  where: {IMAGE}\n  fix: {fix}", file=sys.stderr)
+        return 3
+    return code
 
 
 if __name__ == "__main__":

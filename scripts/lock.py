@@ -16,7 +16,9 @@ from scripts import cli
 
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "uv"
 NPM = Path("requirements/npm")  # GitHub's own parser, which is not on PyPI
-FIRST = ("pipeline", "serving")  # the other sets are held to their versions
+FIRST = ("pipeline", "serving-full")  # the other sets are held to their versions
+# Declared by LightGBM's Python package, which the service of a compiled bundle never imports: installed with --no-deps.
+UNUSED = {"serving": ("numpy", "scipy", "narwhals")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--python-version", "3.11", *extra]
     for given in sets:
         made = given.with_suffix(".txt")
-        if code := subprocess.call([UV, "pip", "compile", *options, given, "--output-file", made]):
+        left_out = [f"--no-emit-package={name}" for name in UNUSED.get(given.stem, ())]
+        if code := subprocess.call([UV, "pip", "compile", *options, *left_out, given, "--output-file", made]):
             return code
         print(made)
     print(NPM / "package-lock.json")

@@ -277,6 +277,11 @@ def _measured(task: str) -> list[str]:
         lines.append(f"  {metric:<12} {_number(value['value']):>8}  {interval:<18}" + others)
     counts = ", ".join(f"{split} {entry['rows']:,}" for split, entry in splits["splits"].items())
     lines += ["", f"  rows         {counts}"]
+    lines += [
+        f"  served by    the pipeline: {why}"
+        if (why := manifest["not_compiled"])
+        else "  served by    the compiled model, which answers every row as the pipeline does"
+    ]
     lines += [f"  dropped      {count:,} rows: {reason}" for reason, count in splits["dropped"].items() if count]
     return lines + [f"  warning      {text}" for text in splits["warnings"]]
 

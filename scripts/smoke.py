@@ -28,8 +28,9 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "pawl.serving"], env={**os.environ, "PAWL_PORT": str(port)})
-    try:
+    environ = {**os.environ, "PAWL_PORT": str(port), "PAWL_DRAIN_SECONDS": "0"}
+    server = subprocess.Popen([sys.executable, "-m", "pawl.serving"], env=environ, stderr=subprocess.PIPE, text=True)
+    try:  # what the service says is of interest only where it fails
         words = [sys.executable, "-m", "pawl.serving.smoke", "--url", f"http://127.0.0.1:{port}"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as asked:
             while asked.poll() is None and server.poll() is None:
@@ -38,12 +39,13 @@ def main() -> int:
                 asked.terminate()
             said = asked.communicate()[0]
         if server.poll() is not None:
+            print(server.communicate()[1], file=sys.stderr)
             raise Unreachable("the service did not start", paths.BUNDLE, "see its message above")
     finally:
         server.terminate()
-        server.wait(30)
+        told = server.communicate(timeout=30)[1]
     if asked.returncode:
-        print(said, file=sys.stderr)
+        print(f"{told}{said}", file=sys.stderr)
         return asked.returncode
     print(once.mark("smoke", key, "The service answers every golden row as it was evaluated, alone and in a batch."))
     return 0

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from scripts import cli
@@ -87,7 +88,11 @@ def serve(address: str) -> None:
 
 def _child(job: str, descriptors: list[int], client: socket.socket, parent: int) -> int:
     """Fork a child for the stage and return its exit code; end it when who asked, or the run, is gone."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 and later: the libraries' threads wait, and hold nothing
+        pid = os.fork()
     if pid:
         for descriptor in descriptors:
             os.close(descriptor)

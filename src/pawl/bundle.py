@@ -4,6 +4,10 @@ models/bundle/  manifest.json   what it is, and size and SHA-256 of every other 
                 pipeline.skops  features and estimator, joined; the same bytes for the same content
                 golden.json     records with the predictions that every copy must reproduce
                 trained_on.npy  sorted 64-bit hashes of the ids of the rows it has seen
+                encoder.json    the same model compiled, where that is possible: what a row becomes,
+                model.txt       and LightGBM's trees. The service needs nothing but these
+
+What stands at the top needs only Python: the service of a compiled bundle has no numpy.
 """
 
 import hashlib
@@ -12,16 +16,18 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pawl import frames
 from pawl.problem import Problem
 
-FORMAT = 1
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FORMAT = 2
 MANIFEST, PIPELINE, GOLDEN, TRAINED_ON = "manifest.json", "pipeline.skops", "golden.json", "trained_on.npy"
+ENCODER, MODEL = "encoder.json", "model.txt"
 # What a bundle may hold beside what skops trusts by itself. A name that ends in a dot stands for all below it.
 ALLOWED = (
     "collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier",
@@ -30,7 +36,7 @@ ALLOWED = (
     "sklearn.gaussian_process.kernels.", "sklearn.neural_network._stochastic_optimizers.", "sklearn.preprocessing.",
     "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "task.",
 )  # fmt: skip
-Hashes = npt.NDArray[np.uint64]
+Hashes: TypeAlias = "npt.NDArray[np.uint64]"
 AGAIN = "fetch the bundle again"
 
 
@@ -65,6 +71,8 @@ class Bundle(NamedTuple):
 
 def predict(pipeline: Any, task: str, threshold: float, frame: Any) -> tuple[Any, Any]:
     """Return (predictions, probabilities) as Bundle.predict does."""
+    import numpy as np
+
     if task == "regression":
         return np.asarray(pipeline.predict(frame), dtype=float), None
     probabilities = pipeline.predict_proba(frame)
@@ -74,9 +82,22 @@ def predict(pipeline: Any, task: str, threshold: float, frame: Any) -> tuple[Any
 
 
 def save(
-    folder: Path, pipeline: Any, manifest: Mapping[str, Any], golden: Sequence[Mapping[str, Any]], trained_on: Hashes
+    folder: Path,
+    pipeline: Any,
+    manifest: Mapping[str, Any],
+    golden: Sequence[Mapping[str, Any]],
+    trained_on: Hashes,
+    held: Any = None,
+    *,
+    compiled: bool = True,
 ) -> Bundle:
-    """Write a bundle and return it as it loads; raise Problem for a type that is not allowed, or if it predicts otherwise once stored."""
+    """Write a bundle and return it as it loads; raise Problem for a type that is not allowed, or if it predicts otherwise once stored.
+
+    held: a frame of rows on which, beside the golden ones, the compiled model must answer as the pipeline does. Where it does not,
+    the manifest says so, and the pipeline serves.
+    """
+    import numpy as np
+
     folder.mkdir(parents=True, exist_ok=True)
     stored = dump(pipeline)
     allowed_types(stored, folder / PIPELINE)
@@ -87,8 +108,16 @@ def save(
     told = {"records": list(golden), "predictions": predictions, "probabilities": probabilities}
     (folder / GOLDEN).write_text(json.dumps(told, indent=1) + "\n")
     np.save(folder / TRAINED_ON, np.sort(trained_on))
-    files = {name: _facts(folder / name) for name in (GOLDEN, PIPELINE, TRAINED_ON)}
-    content = {"format": FORMAT, **manifest, "files": files}
+    why_not = (
+        _compile(folder, pipeline, manifest, frame if held is None else held) if compiled else "train.compile is false"
+    )
+    names = sorted(_named(compiled=not why_not))
+    content = {
+        "format": FORMAT,
+        **manifest,
+        "not_compiled": why_not,
+        "files": {name: _facts((folder / name).read_bytes()) for name in names},
+    }
     (folder / MANIFEST).write_text(json.dumps({**content, "digest": _identity(content)}, indent=2) + "\n")
     bundle = load(folder)
     if check_golden(bundle):
@@ -97,28 +126,74 @@ def save(
     return bundle
 
 
-def load(folder: Path) -> Bundle:
-    """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed."""
+def _compile(folder: Path, pipeline: Any, manifest: Mapping[str, Any], held: Any) -> str:
+    """Write the compiled model and return nothing, or return why it cannot be."""
+    from pawl import compiler
+
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        encoder, model = compiler.compile_pipeline(pipeline, manifest)
+        compiler.check(
+            encoder,
+            model,
+            manifest,
+            held,
+            lambda rows: predict(pipeline, manifest["task"], manifest["threshold"], rows),
+        )
+    except compiler.Unsupported as reason:
+        return str(reason)
+    (folder / ENCODER).write_bytes(encoder)
+    (folder / MODEL).write_bytes(model)
+    return ""
+
+
+def _named(*, compiled: bool) -> set[str]:
+    return {GOLDEN, PIPELINE, TRAINED_ON} | ({ENCODER, MODEL} if compiled else set())
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return (manifest, content of every file) of the bundle in a folder; raise Problem unless each has the size and SHA-256 of the manifest.
+
+    Nothing is loaded: LightGBM's reader ends the process on a truncated model.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         if (version := manifest.get("format")) != FORMAT:
             raise Problem(f"bundle format {version} is not {FORMAT}", folder, "train again with this version")
-        if manifest["digest"] != _identity({key: value for key, value in manifest.items() if key != "digest"}):
-            what = "the manifest is not the one that was written: its digest differs"
+        if manifest["digest"] != (
+            found := _identity({key: value for key, value in manifest.items() if key != "digest"})
+        ):
+            what = (
+                f"the manifest is not the one that was written: its digest is {found}, it states {manifest['digest']}"
+            )
             raise Problem(what, folder / MANIFEST, AGAIN)
-        if set(manifest["files"]) != {GOLDEN, PIPELINE, TRAINED_ON}:
+        if set(manifest["files"]) != _named(compiled=not manifest["not_compiled"]):
             raise Problem(f"the manifest lists {sorted(manifest['files'])}", folder / MANIFEST, AGAIN)
+        files = {}
         for name, expected in manifest["files"].items():
-            if (facts := _facts(folder / name)) != expected:
-                sizes = f"{facts['size']} bytes, expected {expected['size']}; or its SHA-256 differs"
-                raise Problem(f"{name} is not the file that was written: {sizes}", folder / name, AGAIN)
+            with (folder / name).open("rb") as stream:
+                files[name] = stream.read(expected["size"] + 1)
+            if (facts := _facts(files[name])) != expected:
+                told = (f"{each['size']} bytes, SHA-256 {each['sha256']}" for each in (facts, expected))
+                raise Problem(
+                    f"{name} is not the file that was written: {', expected '.join(told)}", folder / name, AGAIN
+                )
     except FileNotFoundError as error:
         raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except OSError as error:
+        raise Problem(f"the bundle cannot be read: {error.strerror}", error.filename or folder, AGAIN) from error
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise Problem(f"the manifest cannot be read: {error!r}", folder / MANIFEST, AGAIN) from error
-    pipeline = restore((folder / PIPELINE).read_bytes(), folder / PIPELINE)
-    golden = json.loads((folder / GOLDEN).read_text())
-    return Bundle(pipeline, manifest, golden, np.load(folder / TRAINED_ON, allow_pickle=False))
+    return manifest, files
+
+
+def load(folder: Path) -> Bundle:
+    """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed."""
+    import numpy as np
+
+    manifest, files = read(folder)
+    pipeline = restore(files[PIPELINE], folder / PIPELINE)
+    seen = np.load(io.BytesIO(files[TRAINED_ON]), allow_pickle=False)
+    return Bundle(pipeline, manifest, json.loads(files[GOLDEN]), seen)
 
 
 def digest_of(folder: Path) -> str:
@@ -131,6 +206,8 @@ def digest_of(folder: Path) -> str:
 
 def check_golden(bundle: Bundle, tolerance: float = 0.0) -> list[int]:
     """Return the numbers of the golden rows whose prediction differs by more than the tolerance."""
+    import numpy as np
+
     predictions, probabilities = bundle.predict(frames.from_records(bundle.golden["records"], bundle.dtypes))
     name, got = ("predictions", predictions) if probabilities is None else ("probabilities", probabilities)
     expected = np.asarray(bundle.golden[name], dtype=float)
@@ -192,9 +269,8 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
         yield from _nodes(inner)
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": path.stat().st_size}
+def _facts(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def _identity(content: Mapping[str, Any]) -> str:

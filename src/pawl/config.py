@@ -146,6 +146,7 @@ class Train(Section):
     class_weight: Literal["balanced"] | dict[str, float] | None = None
     device: Literal["cpu", "gpu"] = "cpu"
     seed: Count = 0
+    compile: bool = True  # for the service, where the pipeline can be
 
 
 class Evaluate(Section):

@@ -12,7 +12,7 @@ from pawl import bundle, frames
 
 NATIVE = "model.lgb"
 TYPES = {"number": "double", "boolean": "boolean", "datetime": "datetime"}  # of MLflow; the others are texts
-SERVER = {"fastapi", "uvicorn", "uvloop", "httptools", "prometheus-client"}
+SERVER = {"fastapi", "fastapi-swagger", "uvicorn", "uvloop", "httptools", "prometheus-client"}
 
 
 class Model:
@@ -81,7 +81,8 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
 
 
 def requirements() -> list[str]:
-    """Return what the model needs: the libraries of requirements/serving.in, in the versions that it was checked with here."""
-    lines = Path("requirements/serving.in").read_text().splitlines()
+    """Return what the model needs: the libraries of requirements/serving-full.in, in the versions that it was checked with here."""
+    sets = (Path(f"requirements/{name}.in").read_text() for name in ("serving", "serving-full"))
+    lines = [line for each in sets for line in each.splitlines()]
     named = {re.split(r"[\s;<>=\[]", line)[0] for line in lines if line and line[0] not in "-#"} - SERVER
     return [f"{name}=={version(name)}" for name in sorted(named | {"mlflow"})]

@@ -4,15 +4,15 @@ Numbers are float64 and missing ones NaN; categories are str and missing ones Na
 scikit-learn's encoders take None for an unknown category where they learned NaN as a missing one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def from_table(table: Any, dtypes: Mapping[str, str]) -> Any:
     """Return a pandas.DataFrame of the columns {name: dtype} of a pyarrow table or batch."""
+    import numpy as np
     import pandas as pd
 
     def column(name: str, dtype: str) -> Any:
@@ -28,6 +28,7 @@ def from_table(table: Any, dtypes: Mapping[str, str]) -> Any:
 
 def from_records(records: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]) -> Any:
     """Return the same frame from records; an absent key is a missing value."""
+    import numpy as np
     import pandas as pd
 
     def column(name: str, dtype: str) -> Any:
@@ -47,7 +48,7 @@ def _text(value: Any) -> Any:
     if isinstance(value, str):
         return value
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
-        return np.nan
+        return math.nan
     import pyarrow as pa  # not in the serving image, where a category is a text or missing
 
     return pa.scalar(value).cast(pa.string()).as_py()
@@ -55,6 +56,7 @@ def _text(value: Any) -> Any:
 
 def write_matrix(features: Any, path: Path) -> None:
     """Store a matrix, shape (n, features), as path.npz where it is sparse, as path.npy where it is not."""
+    import numpy as np
     import scipy.sparse as sp
 
     if sp.issparse(features):
@@ -65,6 +67,7 @@ def write_matrix(features: Any, path: Path) -> None:
 
 def read_matrix(path: Path) -> Any:
     """Return what `write_matrix` stored."""
+    import numpy as np
     import scipy.sparse as sp
 
     sparse = path.with_suffix(".npz")

@@ -566,3 +566,62 @@ def three(modelled: Any, empty: Path, warm: Warm, tmp_path_factory: pytest.TempP
         ((code, said),) = warm(made.job("register"))
         assert code == 0, said
     return made
+
+
+DTYPES = {"size.m²": "number", "age": "integer", "member": "boolean", "colour": "category", "column_0": "category"}
+LABELS = {"binary": ["no", "yes"], "multiclass": ["a", "b", "c"], "regression": []}
+
+
+def small_records(count: int) -> list[dict[str, Any]]:
+    """Return records with every dtype, with missing values, and with names that a Python attribute cannot have."""
+    return [
+        {
+            "size.m²": None if number % 11 == 0 else number / 7,
+            "age": None if number % 13 == 0 else number * 7 % 50,
+            "member": [True, False, None][number % 3],
+            "colour": [None, "red", "green", "blue"][number % 4],
+            "column_0": "xyz"[number % 3],
+        }
+        for number in range(count)
+    ]
+
+
+def small_bundle(folder: Path, task: str = "binary", *, compiled: bool = True, estimator: Any = None) -> Path:
+    """Train on `small_records` within a blink and return the folder of the bundle; estimator: a class, LightGBM's by default."""
+    import lightgbm
+    import pyarrow as pa
+    from sklearn.pipeline import Pipeline
+
+    from pawl import bundle, frames
+    from pawl.pipeline import train
+    from task.features import build_features
+    from task.model import build_model
+    from task.params import FeaturizeParams
+
+    records, labels = small_records(300), LABELS[task]
+    frame = frames.from_records(records, DTYPES)
+    value = frame["size.m²"].fillna(20).to_numpy() + 10 * (frame["colour"] == "red") + 8 * frame["colour"].isna()
+    y = value if task == "regression" else np.searchsorted(np.quantile(value, [0.5, 0.8][: len(labels) - 1]), value)
+    estimator = estimator or (lightgbm.LGBMRegressor if task == "regression" else lightgbm.LGBMClassifier)
+    model = build_model(estimator, {"n_estimators": 10, "random_state": 0})
+    pipeline = Pipeline([("features", build_features(DTYPES, FeaturizeParams(min_category_rows=2))), ("model", model)])
+    kinds = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string()}
+    columns = {name: pa.array([each[name] for each in records], kinds[dtype]) for name, dtype in DTYPES.items()}
+    manifest = {
+        "task": task, "target": "worth", "labels": labels, "threshold": 0.4, "features": DTYPES, "digests": {"data": "d1"},
+        "model": f"{estimator.__module__.partition('.')[0]}.{estimator.__name__}",
+        "seen": {name: train.seen_in(columns[name], dtype) for name, dtype in DTYPES.items()},
+    }  # fmt: skip
+    ids, golden = np.arange(3, dtype=np.uint64), train.golden_records(pa.table(columns), DTYPES)
+    bundle.save(folder, pipeline.fit(frame, y), manifest, golden, ids, compiled=compiled)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    return small_bundle
+
+
+@pytest.fixture(scope="session")
+def make_records() -> Callable[[int], list[dict[str, Any]]]:
+    return small_records

@@ -10,6 +10,7 @@ import pytest
 
 from pawl import config, metrics
 from pawl.schema import Column
+from pawl.serving.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -87,6 +88,7 @@ def test_every_variable_that_the_code_reads_is_in_readme():
         if name.startswith(("src/", "scripts/")):
             read |= set(re.findall(r"PAWL_[A-Z_]+", (ROOT / name).read_text()))
 
+    read |= {f"PAWL_{name.upper()}" for name in Settings.__struct_fields__}
     documented = {
         name for line in README.splitlines() if line.startswith("| `") for name in re.findall(r"`(PAWL_[A-Z_]+)`", line)
     }

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from sklearn.pipeline import Pipeline
 
 from pawl import bundle, frames
 from pawl.problem import Problem
+from pawl.serving import predictor
 from task.features import build_features
 from task.model import build_model
 from task.params import FeaturizeParams
 
 DTYPES = {"age": "integer", "colour": "category"}
 RECORDS = [{"age": number * 7 % 50, "colour": [None, "red", "green", "blue"][number % 4]} for number in range(200)]
-FILES = [bundle.MANIFEST, bundle.PIPELINE, bundle.GOLDEN, bundle.TRAINED_ON]
+FILES = [bundle.MANIFEST, bundle.PIPELINE, bundle.GOLDEN, bundle.TRAINED_ON, bundle.ENCODER, bundle.MODEL]
 LABELS = {"binary": ["no", "yes"], "multiclass": ["a", "b", "c"], "regression": []}
 
 
@@ -153,14 +155,41 @@ def test_a_file_that_is_cut_off_or_gone_is_refused(folder, name):
         bundle.load(folder)
 
 
+def damages(content):
+    """Return {what: content} of a model that is cut off, flipped, zeroed, emptied, or doubled."""
+    draw = random.Random(0)
+    cuts = {f"cut at {at}": content[:at] for at in range(0, len(content), len(content) // 40 + 1)}
+    bits = [(draw.randrange(len(content)), 1 << draw.randrange(8)) for _ in range(200)]
+    flips = {f"{at} ^ {bit}": content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :] for at, bit in bits}
+    return {**cuts, **flips, "zeros": bytes(len(content)), "empty": b"", "twice": 2 * content}
+
+
+def test_a_damaged_model_is_told_by_both_digests_and_never_loaded(folder, made, monkeypatch):
+    monkeypatch.setattr(predictor, "Compiled", None)  # a call would be a TypeError
+    right = made[bundle.MODEL]
+    for what, content in damages(right).items():
+        (folder / bundle.MODEL).write_bytes(content)
+
+        with pytest.raises(Problem, match=r"model\.txt is not the file that was written") as caught:
+            predictor.load(folder)
+
+        got, wanted = content[: len(right) + 1], right  # no more is read of a longer one
+        told = [f"{len(each)} bytes, SHA-256 {hashlib.sha256(each).hexdigest()}" for each in (got, wanted)]
+        assert ", expected ".join(told) in caught.value.what, what
+
+
 CHANGES = {
-    "a threshold": (lambda manifest: manifest.update(threshold=0.1), False, "digest differs"),
-    "a new key": (lambda manifest: manifest.update(note="x"), False, "digest differs"),
-    "another format": (lambda manifest: manifest.update(format=2), True, "bundle format 2 is not 1"),
-    "no format": (lambda manifest: manifest.pop("format"), True, "bundle format None is not 1"),
+    "a threshold": (lambda manifest: manifest.update(threshold=0.1), False, "is not the one that was written"),
+    "a new key": (lambda manifest: manifest.update(note="x"), False, "is not the one that was written"),
+    "another format": (lambda manifest: manifest.update(format=1), True, "bundle format 1 is not 2"),
+    "no format": (lambda manifest: manifest.pop("format"), True, "bundle format None is not 2"),
     "no digest": (lambda manifest: manifest.pop("digest"), False, "cannot be read"),
     "no files": (lambda manifest: manifest.pop("files"), True, "cannot be read"),
     "a list of files": (lambda manifest: manifest.update(files=FILES[1:]), True, "cannot be read"),
+    "a file less of the compiled": (lambda manifest: manifest["files"].pop(bundle.MODEL), True, "the manifest lists"),
+    "not compiled, with its files": (lambda manifest: manifest.update(not_compiled="no"), True, "the manifest lists"),
+    "no word of compilation": (lambda manifest: manifest.pop("not_compiled"), True, "cannot be read"),
+    "a negative size": (lambda manifest: manifest["files"][bundle.GOLDEN].update(size=-1), True, "golden.json is not the file"),
     "a file more": (lambda manifest: manifest["files"].update(x={}), True, "the manifest lists"),
     "a file less": (lambda manifest: manifest["files"].pop(bundle.GOLDEN), True, "the manifest lists"),
     "a path upwards": (
@@ -184,12 +213,52 @@ def test_a_manifest_that_was_edited_is_refused(folder, change, seal, message):
         bundle.load(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "", "null", '"\\ud800"', '{"format": 1, "digest": []}'])
+@pytest.mark.parametrize("text", ["[]", "{", "", "null", '"\\ud800"', '{"format": 2, "digest": []}', "[" * 100_000])
 def test_what_is_no_manifest_is_refused(folder, text):
     (folder / bundle.MANIFEST).write_text(text)
 
     with pytest.raises(Problem):
         bundle.load(folder)
+
+
+def test_what_is_read_is_what_the_manifest_lists_and_nothing_is_loaded(folder, made, monkeypatch):
+    monkeypatch.setattr(bundle, "restore", None)
+    (folder / "model.pkl").write_bytes(b"never read")
+    (folder / "code").mkdir()
+    (folder / bundle.MODEL).rename(folder / "elsewhere")
+    (folder / bundle.MODEL).symlink_to("elsewhere")  # as volumes of Kubernetes are
+
+    manifest, files = bundle.read(folder)
+
+    assert files == {name: content for name, content in made.items() if name != bundle.MANIFEST}
+    assert manifest == json.loads(made[bundle.MANIFEST])
+
+
+def test_a_link_to_another_file_is_refused_without_its_content(folder):
+    secret = folder / "secret"
+    secret.write_text("hidden " * 100_000)
+    (folder / bundle.MODEL).unlink()
+    (folder / bundle.MODEL).symlink_to(secret)
+
+    with pytest.raises(Problem, match=r"model\.txt is not the file that was written") as caught:
+        bundle.read(folder)
+
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_place_of_a_file_is_a_problem(folder, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
+
+    with pytest.raises(Problem, match="the bundle cannot be read: Is a directory") as caught:
+        bundle.read(folder)
+    assert caught.value.where == str(folder / name)
+
+
+def test_a_file_in_place_of_a_bundle_is_a_problem(folder):
+    with pytest.raises(Problem, match="Not a directory"):
+        bundle.read(folder / bundle.MODEL)
 
 
 def test_a_type_that_is_not_allowed_is_refused_by_name_and_its_code_never_runs(tmp_path, monkeypatch):

@@ -292,7 +292,7 @@ def test_the_last_lines_have_commands_cost_model_and_links():
     found = made(base=Other(BASE + "-dirty", "main", "rebuilt", facts()), seconds={"train": 1.26}, candidate=Model(CANDIDATE, facts(), OTHER_HASH))  # fmt: skip
     said = text.markdown(found, GATES, head="a" * 40, fetch="git fetch origin pull/7/merge", links={"run": "https://github.example/1"})  # fmt: skip
     assert f"```sh\ngit fetch origin pull/7/merge\nmake run\nmake report BASE={BASE}\n```" in said
-    assert said.splitlines()[-1] == "<sub>`train` 1.3 s · model `sha256:dddddddddddd` · [run](https://github.example/1)</sub>"  # fmt: skip
+    assert said.splitlines()[-1] == "<sub>`train` 1.3 s · model `sha256:dddddddddddd`, served by the compiled model · [run](https://github.example/1)</sub>"  # fmt: skip
     assert said.splitlines()[2] == "`aaaaaaa`, 1,234 test rows · against main bbbbbbb+, trained anew beside it"
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pawl import bundle, frames, metrics, paths, rows
+from pawl import bundle, compiler, frames, metrics, paths, rows
+from pawl.compiled import Compiled
 from pawl.config import Evaluate, Prepare, Task, Train
 from pawl.metrics import Estimate
 from pawl.pipeline import train
@@ -40,6 +41,7 @@ def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizePa
     truth = {split: train.target(table.column(task.target), labels) for split, table in tables.items()}
     scored = {split: score(loaded, table) for split, table in tables.items()}
     report = {split: measure(task, truth[split], *scored[split], params) for split in SPLITS}
+    hold_compiled(loaded, tables["test"], scored["test"])
     gaps = {name: report["train"][name].value - value.value for name, value in report["test"].items()}
     report["gap"] = {name: Estimate(gap, np.nan, np.nan, report["test"][name].n) for name, gap in gaps.items()}
     if params.folds:
@@ -61,6 +63,21 @@ def score(loaded: bundle.Bundle, table: Any) -> tuple[Any, Any]:
     answers = [loaded.predict(frames.from_table(batch, loaded.dtypes)) for batch in batches]
     predictions, probabilities = zip(*answers, strict=True)
     return np.concatenate(predictions), None if probabilities[0] is None else np.concatenate(probabilities)
+
+
+def hold_compiled(loaded: bundle.Bundle, table: Any, answers: tuple[Any, Any]) -> None:
+    """Raise Problem unless the compiled model, where there is one, answers every row as the pipeline did: alone and in batches, bit for bit."""
+    if loaded.manifest["not_compiled"]:
+        return
+    manifest, files = bundle.read(paths.BUNDLE)
+    compiled = Compiled(files[bundle.ENCODER], files[bundle.MODEL], manifest, paths.BUNDLE)
+    if wrong := compiler.differing(
+        compiled, frames.from_table(table.select(list(loaded.dtypes)), loaded.dtypes), answers
+    ):
+        what = f"the compiled model answers {len(wrong):,} of {table.num_rows:,} test rows otherwise than the pipeline"
+        raise Problem(
+            what, paths.BUNDLE / bundle.ENCODER, "set train.compile: false in params.yaml; and tell Pawl's maintainers"
+        )
 
 
 def measure(task: Task, y: Any, prediction: Any, probabilities: Any, params: Evaluate) -> dict[str, Estimate]:

@@ -22,11 +22,14 @@ from pawl.config import Task, ThresholdRule, Train
 from pawl.problem import Problem
 
 GOLDEN_ROWS = 24
+SEEN = 1000  # categories of a column that are named in the manifest
+CHECKED = 20_000  # rows on which the compiled model must answer as the pipeline does; evaluate asks on the test split
 Curves = dict[str, dict[str, list[float]]]  # split: metric: value per round
 
 
 def run(task: Task, params: Train) -> None:
     """Write the bundle and the learning curves."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     started = time.time()
@@ -56,9 +59,14 @@ def run(task: Task, params: Train) -> None:
     manifest = {"task": task.task, "target": task.target, "labels": labels, "threshold": threshold}
     manifest |= {"features": described["columns"], "feature_names": described["names"]}
     manifest |= {"model": params.model, "rounds": rounds, "digests": digests}
+    manifest["seen"] = {
+        name: seen_in(tables["train"].column(name), dtype) for name, dtype in described["columns"].items()
+    }
     golden = golden_records(tables["valid"], described["columns"])
-    seen = rows.hash_column(tables["train"].column("row_id"))
-    saved = bundle.save(paths.BUNDLE, joined(transformer, model), manifest, golden, seen)
+    ids = rows.hash_column(tables["train"].column("row_id"))
+    held = pa.concat_tables([tables["valid"], tables["train"]]).slice(0, CHECKED)
+    frame = frames.from_table(held, described["columns"])
+    saved = bundle.save(paths.BUNDLE, joined(transformer, model), manifest, golden, ids, frame, compiled=params.compile)
     # Beside the bundle, not in it: who trained it, and when on another commit, does not change what it is.
     versions = {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")}
     made_by: dict[str, Any] = {"digest": saved.digest, "commit": commit(), "started": started, "ended": time.time()}
@@ -162,17 +170,44 @@ def choose(threshold: float | ThresholdRule, y: Any, probability: Any) -> float:
 
 
 def golden_records(table: Any, dtypes: dict[str, str]) -> list[dict[str, Any]]:
-    """Return records that a served model must answer as here: rows of the validation split, and edges: nothing known, unknown categories, extremes."""
+    """Return records that a served model must answer as here: a typical one, nothing known, rows of the validation split, and edges: unknown categories, extremes.
+
+    The first two are of nobody: everyone may read them, as the service's examples.
+    """
     records: list[dict[str, Any]] = table.select(list(dtypes)).slice(0, GOLDEN_ROWS).to_pylist()
     numbers = [name for name, dtype in dtypes.items() if dtype in {"integer", "number"}]
     first = records[0]
     edges = [
-        dict.fromkeys(dtypes),
         first | {name: "a category never seen" for name, dtype in dtypes.items() if dtype == "category"},
         *({name: None if name == gone else value for name, value in first.items()} for gone in dtypes),
         *(first | dict.fromkeys(numbers, extreme) for extreme in (0, -(10**6), 10**6)),
     ]
-    return [*records, *edges]
+    typical = {name: _typical(table.column(name), dtype) for name, dtype in dtypes.items()}
+    return [typical, dict.fromkeys(dtypes), *records, *edges]
+
+
+def seen_in(column: Any, dtype: str) -> list[Any] | None:
+    """Return what a column held in training, so that the service can count what it did not: [least, greatest], or the categories; None of too many."""
+    import pyarrow.compute as pc
+
+    if dtype in {"integer", "number", "boolean"}:
+        found = pc.min_max(column.cast("double", safe=False)).as_py()
+        return None if found["min"] is None else [found["min"], found["max"]]
+    values = sorted(column.cast("string").unique().drop_null().to_pylist())
+    return values if 0 < len(values) <= SEEN else None
+
+
+def _typical(column: Any, dtype: str) -> Any:
+    """Return the median of numbers, the most frequent one of other values; None of none."""
+    import pyarrow.compute as pc
+
+    if dtype in {"integer", "number"}:
+        median = pc.quantile(column.cast("double", safe=False), 0.5, interpolation="lower")[0].as_py()
+        return int(median) if median is not None and dtype == "integer" else median
+    modes = sorted(
+        pc.value_counts(column.drop_null()).to_pylist(), key=lambda each: (-each["counts"], str(each["values"]))
+    )
+    return modes[0]["values"] if modes else None
 
 
 def write_table(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:

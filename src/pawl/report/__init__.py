@@ -33,6 +33,12 @@ class Model(Part):
     digests: Annotated[dict[Name, Hash], msgspec.Meta(max_length=20)] = {}  # what the bundle was made of
     splits: Annotated[dict[Name, Rows], msgspec.Meta(max_length=10)] = {}
     columns: Annotated[dict[Text, Column], msgspec.Meta(max_length=2000)] = {}  # of the table
+    not_compiled: Line = ""  # why its pipeline serves itself
+
+    @property
+    def served_by(self) -> str:
+        """Say what answers in the service."""
+        return f"the pipeline: {self.not_compiled}" if self.not_compiled else "the compiled model"
 
 
 class Other(Part):

@@ -67,6 +67,7 @@ def _identity(report: Report) -> str:
             ("Baseline", _other(report.baseline) if report.baseline else none),
             *([("", f"cannot be compared: {why}")] if report.why and report.baseline else []),
             ("Champion", _other(report.champion) if report.champion else f"none: {no_champion}"),
+            ("Served by", _text(report.candidate.served_by)),
             ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
         ]
     )

@@ -123,7 +123,7 @@ def markdown(
     cost = " · ".join(f"{code(stage)} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     where = "".join(f" · [{text}]({url})" for text, url in (links or {}).items())
     model = (report.candidate.digest or "unknown")[:19]
-    last = f"<sub>{cost or 'nothing had to run'} · model `{model}`{where}</sub>"
+    last = f"<sub>{cost or 'nothing had to run'} · model `{model}`, served by {cell(report.candidate.served_by)}{where}</sub>"
     left_out: list[str] = []
     while True:
         shown = [header, aligned, *(line for _, line in loud), "", *notes, *([""] if notes else [])]

@@ -1,43 +1,78 @@
-"""Serve the bundle in PAWL_BUNDLE (models/bundle): python -m pawl.serving."""
+"""Serve a bundle: python -m pawl.serving. The environment says which, where and how: pawl.serving.settings.
 
-import os
-import socket
+SIGTERM: not ready any more, answers close their connections, and after PAWL_DRAIN_SECONDS the rest ends. A second one ends at once.
+"""
+
+import signal
 import sys
+
+if __name__ == "__main__":  # as the first process of a container it would not hear it before uvicorn does
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+import gc
+import os
+import resource
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pawl.problem import Problem
+from pawl.serving import predictor
+from pawl.serving.log import event
+from pawl.serving.settings import Settings
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Listen until SIGTERM; requests in flight are answered first."""
-    host, port = environ.get("PAWL_HOST", "127.0.0.1"), environ.get("PAWL_PORT", "8000")
+    """Listen until SIGTERM."""
+    started = time.monotonic()
     try:
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise Problem(f"PAWL_PORT is {port}", "the environment", "give a number, for example 8000")
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
-                fix = "end what listens there, or set PAWL_PORT to another"
-                raise Problem(f"cannot listen on port {port}: {error.strerror}", host, fix) from error
-
-        import uvicorn
-
-        from pawl import bundle
+        settings = Settings.of(environ)
+        folder = Path(settings.bundle)
+        _free(settings.host, settings.port)
+        trial = predictor.tried(folder)  # meanwhile the libraries are imported
         from pawl.serving.app import create_app
+        from pawl.serving.server import Server
 
-        loaded = bundle.load(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
-        version, commit = environ.get("PAWL_MODEL_VERSION", ""), environ.get("PAWL_COMMIT", "")
-        app = create_app(loaded, model_version=version, commit=commit)
+        predictor.survived(trial, folder)
+        app = create_app(predictor.load(folder), settings)
+        if settings.metrics_port:
+            from prometheus_client import start_http_server
+
+            _free(settings.host, settings.metrics_port)
+            start_http_server(settings.metrics_port, settings.host, app.registry)
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
         return problem.code
-    print(f"{loaded.digest} on http://{host}:{port}  (/docs has examples)", file=sys.stderr, flush=True)  # noqa: T201 - same
-    # One process: pods are what is scaled. Health and metrics would otherwise speak for one worker of several.
-    uvicorn.run(app, host=host, port=int(port), access_log=False, log_level="warning", timeout_graceful_shutdown=10, server_header=False)  # fmt: skip
+    sys.setswitchinterval(0.0005)  # a row does not wait for the 5 ms that a batch may hold the interpreter
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
+    gc.collect()
+    gc.freeze()
+    app.openapi()
+    server = Server(app, settings.host, settings.port, settings.drain_seconds)
+    identity = {"digest": app.served.manifest["digest"], "model_version": app.model_version, "served_by": app.served.by}
+    event(
+        "started",
+        **identity,
+        url=f"http://{settings.host}:{settings.port}",
+        seconds=round(time.monotonic() - started, 2),
+    )
+    server.run()
+    event("stopped")
     return 0
+
+
+def _free(host: str, port: int) -> None:
+    """Raise Problem unless one can listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fix = "end what listens there, or set PAWL_PORT to another"
+            raise Problem(f"cannot listen on port {port}: {error.strerror}", host, fix) from error
 
 
 if __name__ == "__main__":

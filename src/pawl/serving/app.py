@@ -1,172 +1,381 @@
-"""One bundle as an HTTP service, by the same pipeline that was evaluated: there is no feature code here."""
+"""One bundle as an HTTP service. Predictions take a short way of their own; FastAPI has the rest: health, metrics, documents, and what you add.
 
+An answer takes a few dozen microseconds, so one row is answered where it arrives; batches, and pipelines that are not compiled, in one thread.
+"""
+
+import asyncio
 import contextlib
+import hashlib
+import hmac
+import os
+import re
+import threading
 import time
-import uuid
-from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException
 
-from pawl import bundle
+from pawl.compiled import Compiled
 from pawl.problem import Problem
+from pawl.serving import documents
+from pawl.serving.counts import Counts
+from pawl.serving.log import PredictionLog, event
+from pawl.serving.predictor import Served
+from pawl.serving.requests import Forms, Refused, Rows
+from pawl.serving.settings import Settings, listed
 
-MAX_RECORDS = 1000
 MAX_BODY = 4_000_000  # bytes
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)  # seconds
-TOLERANCE = 1e-9  # another libm may round the last bit of a probability otherwise
+SMALL = 65_536  # bytes: longer bodies are read in the thread
+FEW = 8  # rows that are answered where they arrive
+WAITING = 16  # batches: more are answered 503
+HELD = 16 * MAX_BODY  # bytes of all bodies that are on their way: more are answered 503
+BODY_SECONDS = 10
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[Message], Any]
+Headers = list[tuple[bytes, bytes]]
 
 
-class Answer(BaseModel):
-    """What /predict returns: one entry per record, in their order."""
+class Service(FastAPI):
+    """The application. `draining` and `waiting` are set by who runs it."""
 
-    predictions: list[str] | list[float]
-    probabilities: list[dict[str, float]] | None = Field(description="label: probability; null for a regression")
-    model_version: str
-    request_id: str
+    def __init__(self, served: Served, settings: Settings) -> None:
+        manifest = served.manifest
+        version = settings.model_version or manifest["digest"]
+        title = f"{manifest['target']} by {manifest['model'].rpartition('.')[2]}"
+        super().__init__(
+            title=title, version=version, lifespan=self._lifespan, docs_url=None, redoc_url=None, max_body_size=MAX_BODY
+        )
+        self.served, self.settings, self.model_version = served, settings, version
+        self.ready = self.draining = False
+        self.waiting: Callable[[], int] = int  # how many requests are under way: who listens knows
+        self.labels, self.predictor = manifest["labels"], served.predictor
+        self.quick = isinstance(self.predictor, Compiled)
+        identity = {"model_version": version, "digest": manifest["digest"], "commit": settings.commit}
+        self.counts = Counts(
+            self.labels, [] if self.labels else served.golden["predictions"], manifest.get("seen", {}), identity
+        )
+        log = (
+            PredictionLog(settings, list(manifest["features"]), version, self.counts.drop) if settings.log_dir else None
+        )
+        self.log = log
+        self.keys = [_hashed(key, number) for number, key in enumerate(listed(settings.api_keys), 1)]
+        self.forms = Forms(manifest["features"])
+        named = f"/v1/models/{settings.model_name}:predict"
+        self.ways = {"/predict": self.forms.predict, "/invocations": self.forms.mlflow, named: self.forms.kserve}
+        self.at = frozenset(path.encode() for path in self.ways)
+        # One thread, behind the one that reads requests: a batch never delays a single row by more than a few of its own.
+        self.thread = ThreadPoolExecutor(1, "batches", _step_back)
+        self.batches = self.reading = self.held = self.looked = 0
+        self.prefix, self.number = os.urandom(6).hex(), 0
+        self._routes()
 
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and (decode := self.ways.get(scope["path"])):
+            if scope["method"] != "POST":
+                refused = JSONResponse({"error": "ask with POST", "fields": []}, 405, {"allow": "POST"})
+                await refused(scope, receive, send)
+            else:
+                await self._predict(decode, dict(scope["headers"]), receive, send, plain=scope["path"] == "/predict")
+        else:
+            await super().__call__(scope, receive, send)
 
-class Place(BaseModel):
-    """A part of a request that was refused."""
+    async def _predict(
+        self, decode: Callable[[bytes], Rows], headers: dict[bytes, bytes], receive: Receive, send: Send, *, plain: bool
+    ) -> None:
+        try:
+            self._admit(headers)
+            self.reading += 1
+            try:
+                body, more = await _part(receive)  # mostly all of it, without the price of a deadline
+                if more or len(body) > MAX_BODY:
+                    body = await self._rest(body, receive, more=more)
+            finally:
+                self.reading -= 1
+            request = self._request(headers)
+            large = len(body) > SMALL
+            if large or not self.quick:
+                content = await self._in_thread(self._answer, decode, body, request, plain=plain, large=large)
+            else:
+                started = time.perf_counter()
+                rows = decode(body)
+                if len(rows) <= FEW:
+                    content = self._answered(rows, request, started, plain=plain, here=True)
+                else:
+                    content = await self._in_thread(self._answered, rows, request, started, plain=plain, large=True)
+            status, extra = 200, self._ending()
+        except Exception as error:  # noqa: BLE001 - what it is, `_refused` says
+            status, content, extra = self._refused(error)
+        await send({"type": "http.response.start", "status": status, "headers": self.headers(content, extra)})
+        await send({"type": "http.response.body", "body": content})
 
-    field: str
-    problem: str
+    def at_once(self, path: str, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes, Headers] | None:
+        """Return (status, answer, more headers) of a whole request; None of one that is not answered where it arrives."""
+        if not self.quick or len(body) > SMALL:
+            return None
+        try:
+            self._admit(headers, at_once=True)
+            started = time.perf_counter()
+            if len(rows := self.ways[path](body)) > FEW:
+                return None
+            content = self._answered(rows, self._request(headers), started, plain=path == "/predict", here=True)
+            return 200, content, self._ending()
+        except Exception as error:  # noqa: BLE001 - what it is, `_refused` says
+            return self._refused(error)
 
+    def _refused(self, error: Exception) -> tuple[int, bytes, Headers]:
+        """Count a request that is not answered; return what it gets instead. Of an unforeseen error the caller gets no more than that there was one."""
+        if not isinstance(error, Refused):
+            event("error", kind=type(error).__name__, where=_where(error))
+            error = Refused(500, "internal", "the model failed; the service's log says where")
+        self.counts.refuse(error.reason)
+        extra = [(b"retry-after", b"1")] if error.status == 503 else []
+        if error.status == 401:
+            extra.append((b"www-authenticate", b"Bearer"))
+        if error.status in {400, 408, 413} and not self.draining:  # what is left of the body is not read
+            extra.append((b"connection", b"close"))
+        return (
+            error.status,
+            msgspec.json.encode({"error": error.error, "fields": error.places}),
+            [*extra, *self._ending()],
+        )
 
-class Refusal(BaseModel):
-    """What a request that does not fit gets: where and why, never a value of it."""
+    def _ending(self) -> Headers:
+        return [(b"connection", b"close")] if self.draining else []
 
-    error: str
-    fields: list[Place]
+    @staticmethod
+    def headers(content: bytes, extra: Headers) -> Headers:
+        """Return the headers of an answer."""
+        return [JSON, (b"content-length", b"%d" % len(content)), *extra]
 
+    def _turn(self) -> None:
+        self.looked = 0
 
-class Version(BaseModel):
-    """What /version returns: which model answers, and what it was made of."""
+    def _admit(self, headers: dict[bytes, bytes], *, at_once: bool = False) -> None:
+        """Raise Refused for a request whose body need not be read."""
+        if self.keys and not self._may(headers):
+            raise Refused(401, "unauthorized", "an API key is needed: Authorization: Bearer <key>, or X-API-Key")
+        # Who sends slowly keeps nobody out, nor do those that were looked at in this turn of the loop: of a burst some are answered.
+        if (waiting := self.waiting() - self.reading) > self.settings.max_waiting or at_once:
+            if not self.looked:
+                asyncio.get_running_loop().call_soon(self._turn)
+            self.looked += 1
+            if (
+                self.looked > self.settings.max_waiting
+                if at_once
+                else waiting - self.looked >= self.settings.max_waiting
+            ):
+                raise Refused(503, "overload", "too many requests are waiting: try again")
+        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+            raise Refused(415, "media_type", "send JSON, with the header Content-Type: application/json")
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refused(415, "media_type", "send the body without Content-Encoding")
+        if int(headers.get(b"content-length", b"0")) > MAX_BODY:
+            raise Refused(413, "too_large", f"the body is larger than {MAX_BODY:,} bytes")
 
-    model_version: str
-    digest: str
-    commit: str
-    model: str
-    digests: dict[str, str]
+    def _may(self, headers: dict[bytes, bytes]) -> bool:
+        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        hashed = hashlib.sha256(given).digest()
+        return sum(hmac.compare_digest(hashed, key) for key in self.keys) > 0  # each of them: the time tells nothing
 
+    async def _rest(self, body: bytes, receive: Receive, *, more: bool) -> bytes:
+        parts, size = [body], len(body)
+        self.held += size
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and size <= MAX_BODY:
+                    if self.held > HELD:
+                        raise Refused(503, "overload", "too many bodies are on their way: try again")
+                    body, more = await _part(receive)
+                    parts.append(body)
+                    size += len(body)
+                    self.held += len(body)
+        except TimeoutError as error:
+            raise Refused(408, "timeout", f"the body did not arrive within {BODY_SECONDS} s") from error
+        finally:
+            self.held -= size
+        if size > MAX_BODY:
+            raise Refused(413, "too_large", f"the body is larger than {MAX_BODY:,} bytes")
+        return b"".join(parts)
 
-def create_app(loaded: bundle.Bundle, *, model_version: str = "", commit: str = "") -> FastAPI:
-    """Return the service of a bundle; raise Problem unless it answers its golden rows. Its digest stands in for a model_version."""
-    if wrong := bundle.check_golden(loaded, TOLERANCE):
-        what = f"the model answers {len(wrong)} of its golden rows otherwise than when it was made"
-        fix = "use the versions of the lock that it was made with: requirements/serving.txt"
-        raise Problem(what, loaded.digest, fix)
-    version = model_version or loaded.digest
-    registry = CollectorRegistry()
-    predictions = Counter("model_predictions", "Records that were answered", registry=registry)
-    rejected = Counter("model_rejected_requests", "Requests that were refused as malformed", registry=registry)
-    name, help_text = "model_prediction_duration_seconds", "Time from a valid request to its answer"
-    duration = Histogram(name, help_text, buckets=BUCKETS, registry=registry)
-    info = Gauge("model_info", "The model that answers", ["model_version", "digest", "commit"], registry=registry)
-    info.labels(version, loaded.digest, commit).set(1)
+    def _request(self, headers: dict[bytes, bytes]) -> str:
+        """Return the caller's X-Request-ID, or one of our own."""
+        given = headers.get(b"x-request-id", b"")
+        if 0 < len(given) <= 128 and given.isascii() and given.decode().isprintable():
+            return given.decode()
+        self.number += 1
+        return f"{self.prefix}{self.number:012x}"
+
+    async def _in_thread(self, work: Callable[..., bytes], *given: Any, plain: bool, large: bool) -> bytes:
+        if self.batches >= (WAITING if large else self.settings.max_waiting):
+            raise Refused(503, "overload", "too many batches are waiting: try again")
+        self.batches += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.thread, lambda: work(*given, plain=plain))
+        finally:
+            self.batches -= 1
+
+    def _answer(self, decode: Callable[[bytes], Rows], body: bytes, request: str, *, plain: bool) -> bytes:
+        started = time.perf_counter()
+        return self._answered(decode(body), request, started, plain=plain)
+
+    def _answered(self, rows: Rows, request: str, started: float, *, plain: bool, here: bool = False) -> bytes:
+        """Return the answer to rows, counted and logged. here: in the thread of the event loop, to which the compiled model's `one` belongs."""
+        if here and len(rows) == 1:
+            answer, score = self.predictor.one(rows[0])
+            answers, scores = [answer], None if score is None else [score]
+        else:
+            answers, scores = self.predictor.many(rows)  # type: ignore[assignment]  # lists of any kind
+        if self.log:
+            self.log.write(request, rows, answers, scores)
+        named = None if scores is None else [dict(zip(self.labels, each, strict=True)) for each in scores]
+        if plain:
+            told = {
+                "predictions": answers,
+                "probabilities": named,
+                "model_version": self.model_version,
+                "request_id": request,
+            }
+        elif named is None:
+            told = {"predictions": [{"predictions": answer} for answer in answers]}
+        else:
+            pairs = zip(answers, named, strict=True)
+            told = {"predictions": [{"predictions": answer, "probabilities": each} for answer, each in pairs]}
+        content = msgspec.json.encode(told)
+        self.counts.answered(rows, answers, scores, time.perf_counter() - started)
+        return content
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.ready = True
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self.ready = True
         yield
-        app.state.ready = False
+        self.ready = False
+        self.thread.shutdown()
+        if self.log:
+            self.log.close()
 
-    title = f"{loaded.manifest['target']} by {loaded.manifest['model'].rpartition('.')[2]}"
-    app = FastAPI(title=title, version=version, lifespan=lifespan, max_body_size=MAX_BODY)
-    app.state.ready = False
+    def _routes(self) -> None:
+        manifest, settings = self.served.manifest, self.settings
+        registry = CollectorRegistry()
+        registry.register(self.counts)
+        self.registry = registry
+        identity = {
+            "model_version": self.model_version, "digest": manifest["digest"], "commit": settings.commit, "model": manifest["model"],
+            "served_by": self.served.by, "features": manifest["features"], "digests": manifest["digests"],
+        }  # fmt: skip
+        served_name = settings.model_name
 
-    @app.exception_handler(RequestValidationError)
-    def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-        rejected.inc()
-        return JSONResponse({"error": "the request does not fit the model", "fields": told(error)}, 422)
+        @self.exception_handler(HTTPException)
+        def turn_away(_: Request, error: HTTPException) -> JSONResponse:
+            return JSONResponse({"error": error.detail, "fields": []}, error.status_code, error.headers)
 
-    @app.exception_handler(HTTPException)
-    def turn_away(request: Request, error: HTTPException) -> JSONResponse:
-        if request.url.path == "/predict":
-            rejected.inc()
-        return JSONResponse({"error": error.detail, "fields": []}, error.status_code, error.headers)
+        @self.get("/healthz", tags=["operations"])
+        async def healthz() -> dict[str, str]:
+            """Say that the process lives; nothing else."""
+            return {"status": "alive"}
 
-    records, labels = request_model(loaded.dtypes), loaded.manifest["labels"]
+        @self.get("/health", tags=["operations"])
+        async def health() -> dict[str, str]:
+            """Say the same, in the words of many load balancers."""
+            return {"status": "healthy"}
 
-    @app.post("/predict", response_model=Answer, responses={422: {"model": Refusal}})
-    def predict(body: records) -> dict[str, Any]:  # type: ignore[valid-type]  # made above
-        started = time.perf_counter()
-        given = [record.model_dump(by_alias=True) for record in body.records]  # type: ignore[attr-defined]  # made above
-        answers, probabilities = loaded.predict_records(given)
-        predictions.inc(len(answers))
-        duration.observe(time.perf_counter() - started)
-        named = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()] if labels else None
-        answer = {"predictions": answers, "probabilities": named}
-        return {**answer, "model_version": version, "request_id": uuid.uuid4().hex}
+        @self.get("/readyz", tags=["operations"], responses={503: {"description": "starting, or draining"}})
+        async def readyz() -> JSONResponse:
+            """Say whether this process should get traffic."""
+            ready = self.ready and not self.draining
+            return JSONResponse({"ready": ready}, 200 if ready else 503)
 
-    # These answer on the event loop: predictions that fill every thread do not delay them.
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Say that the process lives; nothing else."""
-        return {"status": "alive"}
+        @self.get("/version", tags=["operations"])
+        async def version() -> dict[str, Any]:
+            """Which model answers, what it was made of, and in which order rows are given."""
+            return identity
 
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        """Say whether this process should get traffic."""
-        return JSONResponse({"ready": app.state.ready}, 200 if app.state.ready else 503)
+        @self.get("/ping", include_in_schema=False)
+        async def ping() -> Response:
+            return Response("\n" if self.ready else "", 200 if self.ready else 503)
 
-    @app.get("/version", response_model=Version)
-    def identity() -> dict[str, Any]:
-        made = {key: loaded.manifest[key] for key in ("digest", "model", "digests")}
-        return {**made, "model_version": version, "commit": commit}
+        @self.get("/v1/models", include_in_schema=False)
+        async def models() -> dict[str, list[str]]:
+            return {"models": [served_name]}
 
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        @self.get(f"/v1/models/{served_name}", include_in_schema=False)
+        async def model() -> dict[str, Any]:
+            return {"name": served_name, "ready": self.ready}
 
-    # Written into the finished document: FastAPI drops nulls from the examples that it is given, and a record needs them.
-    # The golden row of which nothing is known: others hold cells of the table, which not everyone who reads this may see.
-    example = {"golden": {"summary": "a golden row", "value": {"records": [dict.fromkeys(loaded.dtypes)]}}}
-    asked = app.openapi()["paths"]["/predict"]["post"]["requestBody"]
-    asked["content"]["application/json"]["examples"] = example
-    return app
+        if not settings.metrics_port:
 
+            @self.get("/metrics", include_in_schema=False)
+            async def metrics() -> Response:
+                return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-def request_model(dtypes: Mapping[str, str]) -> type[BaseModel]:
-    """Return the model of a request: every record names every column, null where it is missing, and nothing else."""
-    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # no number in quotes, no true for 1, no NaN
-    columns = ((TYPES[dtype] | None, Field(alias=name)) for name, dtype in dtypes.items())
-    fields: dict[str, Any] = {f"column_{number}": column for number, column in enumerate(columns)}
-    record = create_model("Record", __config__=strict, **fields)
-    many = Field(min_length=1, max_length=MAX_RECORDS)
-    return create_model("Records", __config__=strict, records=(list[record], many))  # type: ignore[valid-type]  # made above
+        # The page's parts come from here, by relative addresses: clusters reach no other server, and proxies add prefixes.
+        parts = Path(str(files("fastapi_swagger"))) / "resources"
+        self.mount("/docs/parts", StaticFiles(directory=parts))
 
+        @self.get("/docs", include_in_schema=False)
+        async def docs() -> Response:
+            at: dict[str, Any] = {f"swagger_{kind}_url": f"docs/parts/{name}" for kind, name in PARTS.items()}
+            return get_swagger_ui_html(openapi_url="openapi.json", title=self.title, **at)
 
-def _whole(value: float) -> float:
-    if not value.is_integer():
-        raise ValueError("a whole number is needed")
-    return value
-
-
-Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # scikit-learn's trees compute in 32 bits, and fail beyond
-
-TYPES: dict[str, Any] = {
-    "integer": Annotated[Number, AfterValidator(_whole)],  # 39.0 too: tables with missing values write whole numbers so
-    "number": Number,
-    "boolean": bool,
-    "category": Annotated[str, Field(max_length=1000)],
-    "text": Annotated[str, Field(max_length=100_000)],
-    "datetime": Annotated[datetime, Field(strict=False)],
-}
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the service, predictions included."""
+        if not self.openapi_schema:
+            self.openapi_schema = documents.described(
+                super().openapi(), self.served, self.forms, self.settings, keys=bool(self.keys)
+            )
+        return self.openapi_schema
 
 
-def told(error: RequestValidationError) -> list[dict[str, str]]:
-    """Return where, as records[0].age, and why a request was refused, without a value of it: at most ten places."""
-    places = []
-    for found in error.errors()[:10]:  # its place is (body, records, 0, age)
-        words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"][1:])
-        field = words.removeprefix(".")[:200] or "body"
-        places.append({"field": field, "problem": str(found["msg"])[:200]})
-    return places
+def create_app(served: Served, settings: Settings | None = None) -> Service:
+    """Return the service of a bundle that was loaded: `predictor.load`."""
+    return Service(served, settings or Settings())
+
+
+PARTS = {"js": "swagger-ui-bundle.js", "css": "swagger-ui.css", "favicon": "favicon-32x32.png"}
+JSON = (b"content-type", b"application/json")
+
+
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    """Return what is there of a body, and whether there is more."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Refused(400, "disconnected", "the connection was closed before the request was whole")
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _hashed(key: str, number: int) -> bytes:
+    """Return the SHA-256 of a key, or of `sha256:<hex>` what it says; raise Problem if it says none."""
+    hexed = key.removeprefix("sha256:")
+    if hexed == key:
+        return hashlib.sha256(key.encode()).digest()
+    if not re.fullmatch("[0-9a-fA-F]{64}", hexed):
+        fix = "printf %s <key> | sha256sum gives them"
+        raise Problem(f"PAWL_API_KEYS: entry {number} is not sha256: and 64 hexadecimal digits", "the environment", fix)
+    return bytes.fromhex(hexed)
+
+
+def _step_back() -> None:
+    """Let the thread of batches run when the others wait."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of an error, without its message: that may hold values."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""

@@ -6,7 +6,6 @@ Prints one line of JSON: {"digest", "rows", "problems"}. Exit code: 0 every answ
 import argparse
 import http.client
 import json
-import math
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from pawl import bundle
 from pawl.problem import Problem, Unreachable
-from pawl.serving.app import TOLERANCE
+from pawl.serving.predictor import near
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -29,17 +28,18 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--wait", type=float, default=60, help="seconds in which it must be ready")
     args = parser.parse_args(argv)
     try:
-        expected = bundle.load(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
+        manifest, files = bundle.read(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
+        golden = json.loads(files[bundle.GOLDEN])
         wait(args.url, args.wait)
         try:
-            problems = ask(args.url, expected)
+            problems = ask(args.url, manifest, golden)
         except OSError as error:
             raise Unreachable(f"it stopped answering: {error}", args.url, "see the service's log") from error
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
         return problem.code
-    rows = len(expected.golden["records"])
-    print(json.dumps({"digest": expected.digest, "rows": rows, "problems": problems}))  # noqa: T201 - same
+    rows = len(golden["records"])
+    print(json.dumps({"digest": manifest["digest"], "rows": rows, "problems": problems}))  # noqa: T201 - same
     return 1 if problems else 0
 
 
@@ -58,19 +58,18 @@ def wait(url: str, seconds: float) -> None:
     raise Unreachable(f"not ready after {seconds:g} s: {last}", f"{url}/readyz", "see the service's log")
 
 
-def ask(url: str, expected: bundle.Bundle) -> list[str]:
+def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the service: another model, a golden row answered otherwise, alone or among others, a malformed request let through."""
     _, identity = call(f"{url}/version")
     digest = identity.get("digest") if isinstance(identity, dict) else None
-    if digest != expected.digest:
-        return [f"it serves {digest}, not {expected.digest}"]
-    golden = expected.golden
+    if digest != manifest["digest"]:
+        return [f"it serves {digest}, not {manifest['digest']}"]
     wanted = golden["predictions"] if golden["probabilities"] is None else golden["probabilities"]
-    labels = expected.manifest["labels"]
+    labels = manifest["labels"]
     problems: list[str] = []
     batches = [(0, golden["records"]), *((number, [record]) for number, record in enumerate(golden["records"]))]
     for first, records in batches:
-        status, answer = call(f"{url}/predict", {"records": records})
+        status, answer = call(f"{url}/predict", records)
         if status != 200:
             return [*problems, f"golden row {first}: status {status}: {answer}"]
         if len(answer["predictions"]) != len(records):
@@ -79,11 +78,10 @@ def ask(url: str, expected: bundle.Bundle) -> list[str]:
             got = [row[label] for label in labels] if isinstance(row, dict) else [row]
             right = wanted[number] if isinstance(wanted[number], list) else [wanted[number]]
             label = labels[golden["predictions"][number]] if labels else row
-            wrong = not all(math.isclose(a, b, rel_tol=0, abs_tol=TOLERANCE) for a, b in zip(got, right, strict=True))
-            if wrong or answer["predictions"][number - first] != label:
+            if not near(got, right) or answer["predictions"][number - first] != label:
                 alone = "alone" if len(records) == 1 else f"among {len(records)}"
                 problems.append(f"golden row {number}, {alone}: {got}, not {right}")
-    status, _ = call(f"{url}/predict", {"records": [{"no such column": 1}]})
+    status, _ = call(f"{url}/predict", {"no such column": 1})
     return problems + ([] if status == 422 else [f"a malformed record got status {status}, not 422"])
 
 

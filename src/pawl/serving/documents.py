@@ -1,0 +1,89 @@
+"""The OpenAPI description of the ways to ask for predictions, from the types that decode them."""
+
+from typing import Any
+
+import msgspec
+
+from pawl.serving.predictor import Served
+from pawl.serving.requests import Forms
+from pawl.serving.settings import Settings
+
+REFUSALS = {
+    "400": "not JSON", "401": "an API key is needed", "408": "the body did not arrive", "413": "too large", "415": "not JSON by its header",
+    "422": "the request does not fit the model", "503": "overloaded or ending: try again after Retry-After seconds",
+}  # fmt: skip
+
+
+def described(given: dict[str, Any], served: Served, forms: Forms, settings: Settings, *, keys: bool) -> dict[str, Any]:
+    """Return FastAPI's document with the predictions added."""
+    record: Any = forms.record
+    wanted = [record, forms.records, forms.features, forms.instances]
+    schemas, parts = msgspec.json.schema_components(wanted, ref_template="#/components/schemas/{name}")
+    one, many, features, instances = schemas
+    components = given.setdefault("components", {}).setdefault("schemas", {})
+    labels = served.manifest["labels"]
+    label = {"type": "string", "enum": labels} if labels else {"type": "number"}
+    probabilities = {
+        "type": "object",
+        "properties": {each: {"type": "number", "minimum": 0, "maximum": 1} for each in labels},
+        "required": labels,
+    }
+    listed: dict[str, Any] = {"type": "array", "items": probabilities} if labels else {"type": "null"}
+    place = {
+        "type": "object",
+        "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+        "required": ["field", "problem"],
+    }
+    row_answer = {"predictions": label} | ({"probabilities": probabilities} if labels else {})
+    answers = {
+        "predictions": {"type": "array", "items": label}, "probabilities": listed,
+        "model_version": {"type": "string"}, "request_id": {"type": "string"},
+    }  # fmt: skip
+    components |= parts | {
+        "Answer": {"type": "object", "properties": answers, "required": [*answers]},
+        "Answers": {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": {"type": "object", "properties": row_answer, "required": [*row_answer]}}}},
+        "Refusal": {"type": "object", "properties": {"error": {"type": "string"}, "fields": {"type": "array", "items": place}}, "required": ["error", "fields"]},
+    }  # fmt: skip
+    split = {
+        "type": "object", "additionalProperties": False, "required": ["columns", "data"],
+        "properties": {"columns": {"type": "array", "items": {"enum": [*forms.dtypes]}, "minItems": len(forms.dtypes), "maxItems": len(forms.dtypes), "uniqueItems": True}, "data": {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"type": "array", "minItems": len(forms.dtypes), "maxItems": len(forms.dtypes)}}, "index": {}},
+    }  # fmt: skip
+
+    def of_one(name: str, content: Any) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: content}, "required": [name], "additionalProperties": False}
+
+    # Of nobody: the others hold cells of the table, which not everyone who reads this may see.
+    typical, nothing = served.golden["records"][:2]
+    rows = [list(typical.values()), list(nothing.values())]
+    shown = {
+        "/predict": (
+            "Predict", {"anyOf": [one, many, features]}, "Answer",
+            {"record": typical, "records": [typical, nothing], "features": {"features": rows}},
+        ),
+        "/invocations": (
+            "MLflow's scoring protocol", {"oneOf": [of_one("dataframe_split", split), of_one("dataframe_records", many), of_one("instances", instances)]}, "Answers",
+            {"split": {"dataframe_split": {"columns": [*forms.dtypes], "data": rows}}, "records": {"dataframe_records": [typical]}},
+        ),
+        f"/v1/models/{settings.model_name}:predict": (
+            "KServe's v1 protocol", of_one("instances", instances), "Answers", {"instances": {"instances": [typical]}},
+        ),
+    }  # fmt: skip
+    refusal = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+    asked: dict[str, Any] = {}
+    for path, (summary, schema, answer, examples) in shown.items():
+        content = {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
+        good = {
+            "description": "the answers, in the order of the rows",
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}},
+        }
+        asked[path] = {"post": {
+            "tags": ["predictions"], "summary": summary, "operationId": path.strip("/").replace("/", "_").replace(":", "_"),
+            "requestBody": {"required": True, "content": {"application/json": content}},
+            "responses": {"200": good, **{code: {"description": words, **refusal} for code, words in REFUSALS.items()}},
+            **({"security": [{"bearer": []}]} if keys else {}),
+        }}  # fmt: skip
+    given["paths"] = asked | given["paths"]
+    given["info"]["version"] = given["info"]["version"][:19]  # a digest is long
+    if keys:
+        given["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return given

@@ -1,0 +1,59 @@
+"""What the environment says of a service. Every name begins with PAWL_."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from pawl.problem import Problem
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PAWL_HOST, PAWL_PORT, ...: the field's name in capitals."""
+
+    bundle: str = "models/bundle"
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8000
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # 0: /metrics is a route of the service
+    model_name: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] = "model"  # in KServe's routes
+    model_version: str = ""
+    commit: str = ""
+    api_keys: str = ""  # separated by commas; sha256:<hex> for a key that only its users know. None: everyone may ask
+    log_dir: str = ""  # of the prediction log; none: there is none
+    log_without: str = ""  # columns that it leaves out, separated by commas
+    log_segment_bytes: Size = 16_000_000
+    log_segment_seconds: Seconds = 300
+    log_max_bytes: Size = 1_000_000_000  # of all segments: what is over is dropped, and counted
+    drain_seconds: Seconds = 5  # between SIGTERM and the last connection: balancers look away meanwhile
+    max_waiting: Size = 512  # requests; more are answered 503 with Retry-After
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Settings":
+        """Return the settings; raise Problem for a value that does not fit."""
+        given = {
+            name: environ[f"PAWL_{name.upper()}"]
+            for name in cls.__struct_fields__
+            if environ.get(f"PAWL_{name.upper()}")
+        }
+        for name, value in given.items():
+            try:
+                msgspec.convert({name: value}, cls, strict=False)
+            except msgspec.ValidationError as error:
+                told = "its value" if name == "api_keys" else value
+                raise Problem(f"PAWL_{name.upper()} is {told}: {str(error).partition(' - at')[0].lower()}", "the environment", "correct it, or unset it") from error  # fmt: skip
+        settings = msgspec.convert(given, cls, strict=False)
+        if settings.api_keys and not listed(settings.api_keys):
+            raise Problem(
+                "PAWL_API_KEYS holds no key", "the environment", "name keys, or unset it: everyone may ask then"
+            )
+        if settings.metrics_port == settings.port:
+            raise Problem(f"PAWL_METRICS_PORT is {settings.port}, as PAWL_PORT", "the environment", "give them two ports, or unset it: /metrics is a route then")  # fmt: skip
+        return settings
+
+
+def listed(value: str) -> tuple[str, ...]:
+    """Return what a setting separates by commas."""
+    return tuple(filter(None, (each.strip() for each in value.split(","))))
