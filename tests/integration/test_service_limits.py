@@ -22,9 +22,11 @@ from pawl.serving import smoke
 
 # The limits are shorter than those of a service that is started as it should be: no test waits for half a minute.
 START = """
-import sys
+import os, sys
 from pawl.serving import __main__ as service, app, server
 server.HEADER_SECONDS, server.REQUEST_SECONDS, server.KEEP_SECONDS, app.BODY_SECONDS = 1, 2, 3, 1
+if longer := os.environ.get("BODY_SECONDS"):
+    server.REQUEST_SECONDS, app.BODY_SECONDS = 2 * int(longer), int(longer)
 sys.exit(service.main())
 """
 HARM = 40_000_000  # bytes by which a service may grow
@@ -187,12 +189,16 @@ def test_a_hundred_megabytes_are_refused_and_not_kept(service, how):
     assert service.peak - before < HARM
 
 
-def test_endless_headers_are_refused_and_not_kept(service):
+CHUNKED = head(Transfer_Encoding="chunked") + b"1\r\n1\r\n"
+
+
+@pytest.mark.parametrize("first", [b"POST /predict HTTP/1.1\r\n", CHUNKED + b"0\r\n", CHUNKED + b"1;"])
+def test_endless_headers_trailers_and_extensions_are_refused_and_not_kept(service, first):
     before = service.peak
     for line in (b"a: b\r\n" * 100_000, b"a" * 1_000_000):
         connection, sent = service.connect(), 0
         with contextlib.suppress(ConnectionError):
-            connection.sendall(b"POST /predict HTTP/1.1\r\n")
+            connection.sendall(first)
             for _ in range(200):
                 connection.sendall(line)
                 sent += len(line)
@@ -204,7 +210,7 @@ def test_endless_headers_are_refused_and_not_kept(service):
 
 def test_bodies_that_do_not_end_are_kept_up_to_a_limit(folder, one):
     part = b" " * 3_900_000
-    with running(folder) as service:
+    with running(folder, BODY_SECONDS="5") as service:  # in which all of them have begun
         before = service.peak
         connections = [service.connect() for _ in range(60)]
         for connection in connections:

@@ -485,6 +485,8 @@ WRONG = {
     "a hash that is none": ({"PAWL_API_KEYS": "right,sha256:5ecre7"}, "PAWL_API_KEYS: entry 2 is not sha256: and 64 hexadecimal"),
     "the same port twice": ({"PAWL_METRICS_PORT": "{port}", "PAWL_PORT": "{port}"}, "as PAWL_PORT"),
     "no such host": ({"PAWL_HOST": "192.0.2.1"}, "cannot listen on port"),
+    "no address": ({"PAWL_HOST": "nope.invalid"}, "PAWL_HOST is an address of this machine"),
+    "a secret that came out empty": ({"PAWL_API_KEYS": ""}, "PAWL_API_KEYS holds no key"),
 }  # fmt: skip
 
 

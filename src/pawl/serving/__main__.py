@@ -30,7 +30,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         settings = Settings.of(environ)
         folder = Path(settings.bundle)
-        _free(settings.host, settings.port)
+        _free(settings.host, settings.port, "PAWL_PORT")
         trial = predictor.tried(folder)  # meanwhile the libraries are imported
         from pawl.serving.app import create_app
         from pawl.serving.server import Server
@@ -40,7 +40,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         if settings.metrics_port:
             from prometheus_client import start_http_server
 
-            _free(settings.host, settings.metrics_port)
+            _free(settings.host, settings.metrics_port, "PAWL_METRICS_PORT")
             start_http_server(settings.metrics_port, settings.host, app.registry)
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
@@ -57,6 +57,8 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         "started",
         **identity,
         url=f"http://{settings.host}:{settings.port}",
+        api_keys=len(app.keys),
+        prediction_log=settings.log_dir or None,
         seconds=round(time.monotonic() - started, 2),
     )
     server.run()
@@ -64,14 +66,16 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     return 0
 
 
-def _free(host: str, port: int) -> None:
-    """Raise Problem unless one can listen there."""
+def _free(host: str, port: int, name: str) -> None:
+    """Raise Problem unless one can listen there. name: the variable that says the port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            fix = "end what listens there, or set PAWL_PORT to another"
+            fix = f"end what listens there, or set {name} to another"
+            if isinstance(error, socket.gaierror):
+                fix = "PAWL_HOST is an address of this machine: 127.0.0.1, or 0.0.0.0 for all"
             raise Problem(f"cannot listen on port {port}: {error.strerror}", host, fix) from error
 
 

@@ -55,7 +55,13 @@ class Service(FastAPI):
         version = settings.model_version or manifest["digest"]
         title = f"{manifest['target']} by {manifest['model'].rpartition('.')[2]}"
         super().__init__(
-            title=title, version=version, lifespan=self._lifespan, docs_url=None, redoc_url=None, max_body_size=MAX_BODY
+            title=title,
+            version=version,
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            max_body_size=MAX_BODY,
+            redirect_slashes=False,
         )
         self.served, self.settings, self.model_version = served, settings, version
         self.ready = self.draining = False
@@ -280,7 +286,8 @@ class Service(FastAPI):
 
         @self.exception_handler(HTTPException)
         def turn_away(_: Request, error: HTTPException) -> JSONResponse:
-            return JSONResponse({"error": error.detail, "fields": []}, error.status_code, error.headers)
+            told = "no such route: /docs lists them" if error.status_code == 404 else error.detail
+            return JSONResponse({"error": told, "fields": []}, error.status_code, error.headers)
 
         @self.get("/healthz", tags=["operations"])
         async def healthz() -> dict[str, str]:

@@ -4,6 +4,7 @@ A line is written before its request is answered, by one unbuffered write: what 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import sys
@@ -55,10 +56,14 @@ class PredictionLog:
         )
         self.folder, self.settings, self.version, self.drop = Path(settings.log_dir), settings, version, drop
         self.lock, self.file, self.path, self.size, self.number = threading.Lock(), -1, self.folder, 0, 0
-        self.begun = self.retry = 0.0
+        self.begun, self.retry, self.dropping = 0.0, 0.0, False
         self.process = os.urandom(4).hex()  # in each container it has the number 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.held = os.open(self.folder / ".lock", os.O_CREAT | os.O_WRONLY, 0o640)
+            fcntl.flock(
+                self.held, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # who comes second would take the other's segments for left ones
             for left in self.folder.glob(f"*{OPEN}"):  # of a process that was killed: nothing else writes here
                 os.truncate(left, left.read_bytes().rfind(b"\n") + 1)  # it may have been killed within a write
                 left.rename(left.with_suffix(""))
@@ -94,7 +99,14 @@ class PredictionLog:
                     os.ftruncate(self.file, self.size)
                     raise OSError
                 self.size += len(content)
-            except OSError:
+                if self.dropping:
+                    self.dropping = False
+                    event("prediction log goes on", folder=str(self.folder))
+            except OSError as error:
+                if not self.dropping:
+                    why = error.strerror or f"PAWL_LOG_MAX_BYTES: {self.settings.log_max_bytes:,} lie there"
+                    event("prediction log drops rows", folder=str(self.folder), why=why)
+                    self.dropping = True
                 self.retry = max(self.retry, now + 1.0) if now >= self.retry else self.retry
                 self.drop(len(rows))
 
@@ -109,6 +121,7 @@ class PredictionLog:
         """Complete the last segment."""
         with self.lock:
             self._close()
+            os.close(self.held)
 
     def _turn(self) -> None:
         self._close()

@@ -163,7 +163,10 @@ class Forms:
         elif isinstance(given, dict) and (not given or given.keys() & self.dtypes):
             yield from self._of_record(given, "")
         else:
-            yield {"field": "body", "problem": 'a record, a list of records, or {"features": [rows]} is needed'}
+            wanted = (
+                'a record, a list of records, or {"features": [rows]} is needed; /invocations takes MLflow\'s forms'
+            )
+            yield {"field": "body", "problem": wanted}
             yield from (_extra(key, self.dtypes, "") for key in (given if isinstance(given, dict) else ()))
 
     def _of_kserve(self, given: Any) -> Iterator[Place]:

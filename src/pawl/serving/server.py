@@ -4,6 +4,7 @@ uvicorn makes a task, an event and two writes for each request. One that is whol
 answered at once where its last byte is parsed. Everything else goes uvicorn's way, through the same application.
 """
 
+import logging
 import re
 import signal
 import time
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # Java's client offers HTTP/2 with its first request; httptools would leave out the body. JSON has no new line before a name without quotes.
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-HEAD = 300_000  # bytes of the first line and the headers, at least what is read at once
+HEAD = 300_000  # bytes of a request beside its body: first line, headers, what stands between chunks and behind them
 HEADER_SECONDS = 5  # for the first line and the headers of a request
 REQUEST_SECONDS = 30  # for all of it, and for who asked to take the answer
 KEEP_SECONDS = 75  # a connection without a request: longer than balancers keep theirs (60), who would race its end
@@ -26,7 +27,7 @@ LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for eac
 class Protocol(HttpToolsProtocol):
     """A connection. It knows since when it waits: uvicorn has no deadline for headers, nor for who does not take the answer. Nor has httptools a limit for headers."""
 
-    begun, heard, whole, head = 0.0, False, False, 0
+    begun, heard, whole, beside = 0.0, False, False, 0
     answering: Any = None
     parts: list[bytes] | None = None  # of the body of a request that may be answered at once
 
@@ -47,21 +48,19 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See uvicorn."""
-        heard = self.heard
         if b"pgrade:" in data:
             data = UPGRADE.sub(b"\r\nx-grade:", data)
+        self.beside += len(data)
         super().data_received(data)
         if self.parts is not None:
             self._long_way()  # the rest has yet to come
-        elif not heard and not self.heard and not self.transport.is_closing():
-            self.head += len(data)
-            if self.head > HEAD:
-                self.send_400_response("The headers are too large.")
+        if self.beside > HEAD and not self.transport.is_closing():
+            self.send_400_response("The headers are too large.")
 
     def on_message_begin(self) -> None:
         """See uvicorn."""
         super().on_message_begin()
-        self.begun, self.heard, self.whole, self.head = time.monotonic(), False, False, 0
+        self.begun, self.heard, self.whole, self.beside = time.monotonic(), False, False, 0
 
     def on_headers_complete(self) -> None:
         """See uvicorn; a prediction waits for its body, if nothing before it on this connection is under way."""
@@ -75,6 +74,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """See uvicorn."""
+        self.beside -= len(body)
         if self.parts is None:
             super().on_body(body)
         else:
@@ -136,6 +136,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002 - uvicorn's
         """Begin the drain; at the second signal, or at Ctrl+C, end."""
+        if self.app.draining:
+            logging.getLogger("uvicorn.error").disabled = True  # it would tell what it cuts off, as a traceback
         if self.app.draining or sig == signal.SIGINT:
             self.until, self.force_exit = time.monotonic(), self.app.draining
         else:
