@@ -126,6 +126,22 @@ def test_the_costs_are_those_measured():
     assert 0 < max(entry["peak_mib"] for entry in stages) < 1000
 
 
+def test_the_figures_of_the_service_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/serving.json").read_text())
+    ratios, text = measured["ratios"], " ".join(block("The service").split())
+
+    for name in ("mlflow", "bentoml", "mlserver", "fastapi"):
+        assert measured["correct"][name]["null"] == measured["correct"]["mlflow"]["null"]
+    for words in (
+        f"{measured['data']['trees']} trees", f"{ratios['mlflow']['16']['median']:.0f} times as fast as `mlflow models serve`",
+        f"{ratios['fastapi']['16']['median']:.0f} times as FastAPI", f"{ratios['uvicorn']['16']['median']:.2f} of what uvicorn",
+        f"{ratios['mlflow']['batch']['median']:.1f} times as fast as MLflow's", f"{100 * measured['trees']['share']['median']:.0f} % of the time",
+        *(f"{measured['cold'][name]['median']:.1f} s, {measured['memory_mib'][name]:.0f} MiB, {measured['site_packages_mb'][name]:.0f} MB" for name in ("ours", "mlflow")),
+        f"Of {measured['correct']['mlflow']['null']['rows']} rows with a null", f"answered {measured['correct']['mlflow']['null']['wrong']} otherwise",
+    ):  # fmt: skip
+        assert words in text
+
+
 def test_the_figures_of_the_gate_are_those_measured():
     measured = json.loads((ROOT / "benchmarks/results/gate.json").read_text())
     shares, sizes = measured["shares that fail"], ("500", "2,000", "8,000")
