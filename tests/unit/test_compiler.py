@@ -50,6 +50,12 @@ def drawn(rows, seed=0):
     ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    """Let a batch go through the trees of these tests in several parts."""
+    monkeypatch.setattr(compiled, "TREES", 5)
+
+
 RECORDS = drawn(400)
 FRAME = frames.from_records(RECORDS, DTYPES)
 EXTREMES = [None, 0, -0.0, 1, -1, 0.5, 1e-300, 1e-36, 1e-35, -1e-35, 2**53 + 1, 10**17, 3.4e38, -3.4e38]
@@ -280,6 +286,19 @@ KINDS = [
 @pytest.mark.parametrize(("task", "params"), KINDS, ids=str)
 def test_each_kind_of_trees_answers_as_the_pipeline_does(task, params):
     same(fitted(columns(("passthrough", NUMBERS), ENCODED), task=task, params=params), task)
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_trees_that_a_batch_goes_through_in_parts_answer_as_all_at_once(task, monkeypatch):
+    pipeline = fitted(columns(("passthrough", NUMBERS), ENCODED), task=task, params={"n_estimators": 31})
+    parted = compile_it(pipeline, manifest(task))
+    found = parted.many(ROWS)
+    monkeypatch.setattr(compiled, "TREES", 1000)
+    whole = compile_it(pipeline, manifest(task))
+
+    assert [len(each.steps) for each in (parted, whole)] == [31 if task == "multiclass" else 7, 1]
+    assert found == whole.many(ROWS)
+    assert [parted.one(row) for row in ROWS] == [whole.one(row) for row in ROWS]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -67,6 +67,10 @@ class Service(FastAPI):
         self.ready = self.draining = False
         self.waiting: Callable[[], int] = int  # how many requests are under way: who listens knows
         self.labels, self.predictor = manifest["labels"], served.predictor
+        fields = {f"p{number}": label for number, label in enumerate(self.labels)}
+        self.named: Any = msgspec.defstruct(
+            "Probabilities", [(each, float) for each in fields], rename=fields, gc=False
+        )
         self.quick = isinstance(self.predictor, Compiled)
         identity = {"model_version": version, "digest": manifest["digest"], "commit": settings.commit}
         self.counts = Counts(
@@ -81,6 +85,9 @@ class Service(FastAPI):
         named = f"/v1/models/{settings.model_name}:predict"
         self.ways = {"/predict": self.forms.predict, "/invocations": self.forms.mlflow, named: self.forms.kserve}
         self.at = frozenset(path.encode() for path in self.ways)
+        self.heads: dict[
+            bytes, tuple[str, dict[bytes, bytes], int]
+        ] = {}  # first line and headers, as they came: path, headers, bytes of the body
         # One thread, behind the one that reads requests: a batch never delays a single row by more than a few of its own.
         self.thread = ThreadPoolExecutor(1, "batches", _step_back)
         self.batches = self.reading = self.held = self.looked = 0
@@ -103,6 +110,8 @@ class Service(FastAPI):
     ) -> None:
         try:
             self._admit(headers)
+            self._crowd()
+            self._media(headers)
             self.reading += 1
             try:
                 body, more = await _part(receive)  # mostly all of it, without the price of a deadline
@@ -127,12 +136,19 @@ class Service(FastAPI):
         await send({"type": "http.response.start", "status": status, "headers": self.headers(content, extra)})
         await send({"type": "http.response.body", "body": content})
 
-    def at_once(self, path: str, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes, Headers] | None:
-        """Return (status, answer, more headers) of a whole request; None of one that is not answered where it arrives."""
+    def at_once(self, path: str, headers: dict[bytes, bytes], body: bytes, *, known: bool = False) -> tuple[int, bytes, Headers] | None:  # fmt: skip
+        """Return (status, answer, more headers) of a whole request; None of one that is not answered where it arrives.
+
+        known: one with these headers was answered before: they need no second look.
+        """
         if not self.quick or len(body) > SMALL:
             return None
         try:
-            self._admit(headers, at_once=True)
+            if not known:
+                self._admit(headers)
+            self._crowd(at_once=True)
+            if not known:
+                self._media(headers)
             started = time.perf_counter()
             if len(rows := self.ways[path](body)) > FEW:
                 return None
@@ -169,21 +185,24 @@ class Service(FastAPI):
     def _turn(self) -> None:
         self.looked = 0
 
-    def _admit(self, headers: dict[bytes, bytes], *, at_once: bool = False) -> None:
-        """Raise Refused for a request whose body need not be read."""
+    def _admit(self, headers: dict[bytes, bytes]) -> None:
+        """Raise Refused without a key, where one is needed."""
         if self.keys and not self._may(headers):
             raise Refused(401, "unauthorized", "an API key is needed: Authorization: Bearer <key>, or X-API-Key")
+
+    def _crowd(self, *, at_once: bool = False) -> None:
+        """Raise Refused if too many are waiting: before the body is read."""
         # Who sends slowly keeps nobody out, nor do those that were looked at in this turn of the loop: of a burst some are answered.
-        if (waiting := self.waiting() - self.reading) > self.settings.max_waiting or at_once:
+        if at_once or (waiting := self.waiting() - self.reading) > self.settings.max_waiting:
             if not self.looked:
                 asyncio.get_running_loop().call_soon(self._turn)
             self.looked += 1
-            if (
-                self.looked > self.settings.max_waiting
-                if at_once
-                else waiting - self.looked >= self.settings.max_waiting
-            ):
+            if (self.looked > self.settings.max_waiting) if at_once else (waiting - self.looked >= self.settings.max_waiting):  # fmt: skip
                 raise Refused(503, "overload", "too many requests are waiting: try again")
+
+    @staticmethod
+    def _media(headers: dict[bytes, bytes]) -> None:
+        """Raise Refused for a body that need not be read."""
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise Refused(415, "media_type", "send JSON, with the header Content-Type: application/json")
         if headers.get(b"content-encoding", b"identity") != b"identity":
@@ -239,28 +258,24 @@ class Service(FastAPI):
         return self._answered(decode(body), request, started, plain=plain)
 
     def _answered(self, rows: Rows, request: str, started: float, *, plain: bool, here: bool = False) -> bytes:
-        """Return the answer to rows, counted and logged. here: in the thread of the event loop, to which the compiled model's `one` belongs."""
-        if here and len(rows) == 1:
-            answer, score = self.predictor.one(rows[0])
-            answers, scores = [answer], None if score is None else [score]
+        """Return the answer to rows, counted and logged. here: in the thread of the event loop, to which the compiled model's `one` belongs; `many` is the other thread's."""
+        if here:
+            found = [self.predictor.one(row) for row in rows]
+            answers = [answer for answer, _ in found]
+            scores: Any = [score for _, score in found] if self.labels else None
         else:
-            answers, scores = self.predictor.many(rows)  # type: ignore[assignment]  # lists of any kind
+            answers, scores = self.predictor.many(rows)
         if self.log:
             self.log.write(request, rows, answers, scores)
-        named = None if scores is None else [dict(zip(self.labels, each, strict=True)) for each in scores]
+        named = None if scores is None else [self.named(*each) for each in scores]
         if plain:
-            told = {
-                "predictions": answers,
-                "probabilities": named,
-                "model_version": self.model_version,
-                "request_id": request,
-            }
+            content = ENCODER.encode(Answer(answers, named, self.model_version, request))
         elif named is None:
-            told = {"predictions": [{"predictions": answer} for answer in answers]}
+            content = ENCODER.encode({"predictions": [{"predictions": answer} for answer in answers]})
         else:
             pairs = zip(answers, named, strict=True)
-            told = {"predictions": [{"predictions": answer, "probabilities": each} for answer, each in pairs]}
-        content = msgspec.json.encode(told)
+            told = [{"predictions": answer, "probabilities": each} for answer, each in pairs]
+            content = ENCODER.encode({"predictions": told})
         self.counts.answered(rows, answers, scores, time.perf_counter() - started)
         return content
 
@@ -351,6 +366,16 @@ def create_app(served: Served, settings: Settings | None = None) -> Service:
     return Service(served, settings or Settings())
 
 
+class Answer(msgspec.Struct, gc=False):
+    """Of /predict."""
+
+    predictions: Sequence[Any]
+    probabilities: Sequence[Any] | None
+    model_version: str
+    request_id: str
+
+
+ENCODER = msgspec.json.Encoder()
 PARTS = {"js": "swagger-ui-bundle.js", "css": "swagger-ui.css", "favicon": "favicon-32x32.png"}
 JSON = (b"content-type", b"application/json")
 

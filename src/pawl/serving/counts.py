@@ -78,20 +78,36 @@ class Counts(Collector):
                     self.seconds.add(seconds)
                 self.predictions += last - first
                 for at in range(first, last):
-                    self._answered(rows[at], answers[at], None if scores is None else scores[at])
+                    if scores is None:
+                        self.scores.add(answers[at])
+                    else:
+                        self.labels[answers[at]] += 1
+                        score = scores[at]
+                        self.scores.add(score[1] if len(score) == 2 else max(score))
+                if last - first == 1:
+                    self._unusual(rows[first])
+                else:
+                    self._unusual_of([*zip(*rows[first:last], strict=True)])
 
-    def _answered(self, row: Sequence[Any], answer: Any, scores: Sequence[float] | None) -> None:
-        if scores is None:
-            self.scores.add(answer)
-        else:
-            self.labels[answer] += 1
-            self.scores.add(scores[1] if len(scores) == 2 else max(scores))
+    def _unusual(self, row: Sequence[Any]) -> None:
         for at, name, known in self.categories:
             if (cell := row[at]) not in known:
                 self._note(name, "missing" if cell is None else "unknown")
         for at, name, low, high in self.ranges:
             if (cell := row[at]) is None or not low <= cell <= high:
                 self._note(name, "missing" if cell is None else "out of range")
+
+    def _unusual_of(self, columns: Sequence[Sequence[Any]]) -> None:
+        for at, name, known in self.categories:
+            if not known.issuperset(cells := columns[at]):
+                for cell in cells:
+                    if cell not in known:
+                        self._note(name, "missing" if cell is None else "unknown")
+        for at, name, low, high in self.ranges:
+            if None in (cells := columns[at]) or low > min(cells) or max(cells) > high:
+                for cell in cells:
+                    if cell is None or not low <= cell <= high:
+                        self._note(name, "missing" if cell is None else "out of range")
 
     def _note(self, name: str, kind: str) -> None:
         self.unexpected[name, kind] = self.unexpected.get((name, kind), 0) + 1

@@ -35,7 +35,7 @@ class Line(msgspec.Struct, gc=False):
     model_version: str
     prediction: Any  # label, or value
     probabilities: Sequence[float] | None  # in the labels' order
-    features: dict[str, Any]
+    features: Any  # an object: {column: cell}
 
 
 class PredictionLog:
@@ -49,11 +49,11 @@ class PredictionLog:
                 raise Problem(
                     f"PAWL_LOG_WITHOUT names {name}, which is no column", ", ".join(columns), "correct the name"
                 )
-        self.kept = [name for name in columns if name not in without]
-        kept = [number for number, name in enumerate(columns) if name not in without]
-        self.part = (
-            None if not without else itemgetter(*kept) if len(kept) > 1 else lambda row: [row[at] for at in kept]
-        )
+        kept = [(number, name) for number, name in enumerate(columns) if name not in without]
+        fields = {f"c{number}": name for number, name in kept}
+        self.features: Any = msgspec.defstruct("Features", [(each, Any) for each in fields], rename=fields, gc=False)
+        places = [number for number, _ in kept]
+        self.part = None if not without else itemgetter(*places) if len(places) > 1 else lambda row: [row[at] for at in places]  # fmt: skip
         self.folder, self.settings, self.version, self.drop = Path(settings.log_dir), settings, version, drop
         self.lock, self.file, self.path, self.size, self.number = threading.Lock(), -1, self.folder, 0, 0
         self.begun, self.retry, self.dropping = 0.0, 0.0, False
@@ -79,13 +79,12 @@ class PredictionLog:
         scores: Sequence[Sequence[float]] | None,
     ) -> None:
         """Add the rows of a request; count them as dropped if they cannot be."""
-        now, version, names, part = time.time(), self.version, self.kept, self.part
+        now, version, features = time.time(), self.version, self.features
+        parts = map(self.part, rows) if self.part else rows
         each: Sequence[Any] = scores or [None] * len(rows)
         lines = [
-            Line(
-                now, request, number, version, answer, score, dict(zip(names, part(row) if part else row, strict=True))
-            )
-            for number, (row, answer, score) in enumerate(zip(rows, answers, each, strict=True))
+            Line(now, request, number, version, answer, score, features(*part))
+            for number, (part, answer, score) in enumerate(zip(parts, answers, each, strict=True))
         ]
         content = ENCODER.encode_lines(lines)
         with self.lock:

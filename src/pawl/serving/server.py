@@ -1,7 +1,8 @@
 """How the service listens: uvicorn, with deadlines and a drain, and with a shorter way for the request that is asked most.
 
 uvicorn makes a task, an event and two writes for each request. One that is whole in what was just read, and small, needs none: it is
-answered at once where its last byte is parsed. Everything else goes uvicorn's way, through the same application.
+answered at once where its last byte is parsed. A client repeats its first line and headers to the byte: what httptools made of them is
+remembered, and not asked again. Everything else goes uvicorn's way, through the same application.
 """
 
 import logging
@@ -21,15 +22,17 @@ HEADER_SECONDS = 5  # for the first line and the headers of a request
 REQUEST_SECONDS = 30  # for all of it, and for who asked to take the answer
 KEEP_SECONDS = 75  # a connection without a request: longer than balancers keep theirs (60), who would race its end
 FORCED_SECONDS = 10  # for what is under way when the drain ends
+REMEMBERED = 1000  # heads of requests, of at most as many bytes each
 LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 
 
 class Protocol(HttpToolsProtocol):
     """A connection. It knows since when it waits: uvicorn has no deadline for headers, nor for who does not take the answer. Nor has httptools a limit for headers."""
 
-    begun, heard, whole, beside = 0.0, False, False, 0
+    begun, heard, whole, beside = 0.0, False, True, 0
     answering: Any = None
     parts: list[bytes] | None = None  # of the body of a request that may be answered at once
+    data, refused = b"", False  # what was just read; whether it was found to need uvicorn's way
 
     def connection_made(self, transport: Any) -> None:
         """See uvicorn."""
@@ -48,10 +51,21 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See uvicorn."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.config.app.heads.get(data[:end])  # type: ignore[union-attr]  # the service
+        between = self.whole  # requests: what comes now is the beginning of one
+        if known and between and len(data) - end == known[2] and self._free():
+            self._unset_keepalive_if_required()
+            self.begun, self.heard, self.whole = time.monotonic(), True, True
+            if self._answered(known[0], known[1], data[end:], known=True):
+                return
+            self.refused = True
         if b"pgrade:" in data:
             data = UPGRADE.sub(b"\r\nx-grade:", data)
+        self.data = data if between else b""
         self.beside += len(data)
         super().data_received(data)
+        self.data, self.refused = b"", False
         if self.parts is not None:
             self._long_way()  # the rest has yet to come
         if self.beside > HEAD and not self.transport.is_closing():
@@ -65,9 +79,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """See uvicorn; a prediction waits for its body, if nothing before it on this connection is under way."""
         self.heard = True
-        free = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
         plain = not self.expect_100_continue and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-        if free and plain and self.url in self.config.app.at:  # type: ignore[union-attr]  # the service
+        if self._free() and plain and self.url in self.config.app.at and not self.refused:  # type: ignore[union-attr]  # the service
             self.parts = []
         else:
             super().on_headers_complete()
@@ -86,16 +99,37 @@ class Protocol(HttpToolsProtocol):
         if self.parts is None:
             super().on_message_complete()
             return
+        parts, self.parts = self.parts, None
         if self.transport.is_closing():  # the one before it was the last
-            self.parts = None
             return
-        service: Any = self.config.app
-        answer = service.at_once(self.url.decode(), dict(self.headers), b"".join(self.parts))
-        if answer is None:
+        path, headers, body = self.url.decode(), dict(self.headers), b"".join(parts)
+        if not (status := self._answered(path, headers, body)):
+            self.parts = parts
             self._long_way()
             super().on_message_complete()
             return
-        self.parts, (status, content, extra) = None, answer
+        head = self.data[: len(self.data) - len(body)]
+        if (
+            status == HTTPStatus.OK
+            and head.find(b"\r\n\r\n") == len(head) - 4 <= REMEMBERED
+            and self.data.endswith(body)
+        ):
+            heads = self.config.app.heads  # type: ignore[union-attr]  # the service
+            if len(heads) >= REMEMBERED:
+                heads.clear()
+            heads[head] = path, headers, len(body)
+
+    def _free(self) -> bool:
+        """Say whether nothing before it on this connection is under way."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused and not self.transport.is_closing()  # fmt: skip
+
+    def _answered(self, path: str, headers: dict[bytes, bytes], body: bytes, *, known: bool = False) -> int:
+        """Answer a request if that can be done at once; return the status, or 0."""
+        service: Any = self.config.app
+        answer = service.at_once(path, headers, body, known=known)
+        if answer is None:
+            return 0
+        status, content, extra = answer
         lines = [LINES[status]]
         lines += [
             b"%b: %b\r\n" % each for each in (*self.server_state.default_headers, *service.headers(content, extra))
@@ -104,6 +138,7 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if (b"connection", b"close") in extra:
             self.transport.close()
+        return int(status)
 
     def _long_way(self) -> None:
         """Give uvicorn what was held back."""
