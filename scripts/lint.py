@@ -18,7 +18,8 @@ from scripts import cli
 
 BIN = Path(sys.executable).parent
 NPM, INSTALLED = Path("requirements/npm"), Path(".pawl/npm")
-KUBERNETES = "1.34"
+KUBERNETES = ("1.32", "1.34", "1.37")  # the oldest that k8s/ is meant for, the one that the tests run, the newest
+COMPONENT = "resources: [../../../../k8s/base]\ncomponents: [../../../../{}]\n"
 KUBECTL = Problem("overlays were not rendered, kubectl is missing", "PATH", "install it; it needs no cluster: https://kubernetes.io/docs/tasks/tools")  # fmt: skip
 
 
@@ -60,18 +61,24 @@ def dockerfiles() -> bool:
 
 
 def k8s() -> bool:
-    """Check every manifest as it is written, and every overlay as it is rendered."""
+    """Check every manifest as it is written, and every overlay, component and role as it is rendered."""
     manifests = []
     for kustomization in map(Path, files("k8s/**/kustomization.yaml")):
         names = read_yaml(kustomization)[0].get("resources") or []
         manifests += [str(kustomization.parent / name) for name in names if name.endswith(".yaml")]
     if shutil.which("kubectl"):
-        manifests += [render(folder) for folder in ["k8s/base", *files("k8s/overlays/*/")]]
+        rest = [str(path) for where in ("access", "components") for path in sorted(Path("k8s", where).glob("*/"))]
+        manifests += [render(folder) for folder in ["k8s/base", *files("k8s/overlays/*/"), *rest]]
     elif os.environ.get("CI"):
         raise KUBECTL
     else:
         print(str(KUBECTL).replace("error", "note", 1), file=sys.stderr)
-    validate = [str(BIN / "kubernetes-validate"), "--strict", "-k", KUBERNETES]
+    return all(valid(manifests, version) for version in KUBERNETES)
+
+
+def valid(manifests: list[str], version: str) -> bool:
+    """Check manifests against a version of Kubernetes."""
+    validate = [str(BIN / "kubernetes-validate"), "--strict", "-k", version]
     done = subprocess.run([*validate, *manifests], check=False, stdout=subprocess.PIPE, text=True)
     # A kind or an API that it does not know gets a mere WARN, and a file with nothing in it no line at all.
     faults = [line for line in done.stdout.splitlines() if not line.startswith("INFO ")]
@@ -80,11 +87,16 @@ def k8s() -> bool:
 
 
 def render(folder: str) -> str:
-    """Render an overlay and return where it stands."""
-    path = Path(f".pawl/k8s/{Path(folder).name}.yaml")
+    """Render an overlay, or a component on the base, and return where it stands."""
+    path = Path(".pawl", folder).with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
+    source = folder
+    if read_yaml(Path(folder, "kustomization.yaml"))[0]["kind"] == "Component":
+        source = str(path.with_suffix(""))
+        Path(source).mkdir(exist_ok=True)
+        Path(source, "kustomization.yaml").write_text(COMPONENT.format(folder))
     with path.open("wb") as file:
-        if subprocess.call(["kubectl", "kustomize", folder], stdout=file):
+        if subprocess.call(["kubectl", "kustomize", source], stdout=file):
             raise Problem("the overlay cannot be rendered", folder, "see kubectl's message above")
     return str(path)
 

@@ -62,8 +62,8 @@ def serve(project, **environ):
     )  # fmt: skip
 
 
-def ask(project, url, *words):
-    return project.call(sys.executable, "-m", "pawl.serving.smoke", "--url", url, *words, check=False)
+def ask(project, url, *words, **environ):
+    return project.call(sys.executable, "-m", "pawl.serving.smoke", "--url", url, *words, check=False, **environ)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,10 @@ def other(project, tmp_path):
     return folder
 
 
-def test_the_service_of_the_bundle_answers_every_golden_row(project, loaded):
-    with serving(project) as (url, _):
-        done = ask(project, url)
+@pytest.mark.parametrize("keys", [{}, {"PAWL_API_KEYS": "alpha, beta"}], ids=["open", "keys"])
+def test_the_service_of_the_bundle_answers_every_golden_row(keys, project, loaded):
+    with serving(project, **keys) as (url, _):
+        done = ask(project, url, **keys)
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"digest": loaded.digest, "rows": len(loaded.golden["records"]), "problems": []}

@@ -57,6 +57,13 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN python --version | wc
 """
 KUSTOMIZATION = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [sample.yaml]\n"
+COMPONENT = """\
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+patches:
+  - target: {kind: Deployment}
+    patch: "- {op: add, path: /spec/replica, value: 2}"
+"""
 MANIFEST = """\
 apiVersion: v1
 kind: Pod
@@ -74,6 +81,14 @@ metadata:
   name: sample
 spec:
   minAvailable: 1
+"""
+BUNDLE = """\
+apiVersion: certificates.k8s.io/v1alpha1
+kind: ClusterTrustBundle
+metadata:
+  name: sample
+spec:
+  trustBundle: sample
 """
 GOOD = {
     ".github/workflows/sample.yml": FLOW,
@@ -104,7 +119,9 @@ SPOILED = {
     "no pipefail": (DOCKERFILE, "SHELL", "# SHELL", ["DL4006"]),
     "an image of nothing": (DOCKERFILE, IMAGE, "", ["Dockerfile.sample: there is no FROM"]),
     "a typo": (RESOURCE, "resources", "resorces", ["'resorces' was unexpected"]),
+    "a field that the oldest Kubernetes lacks": (RESOURCE, "  containers", "  hostnameOverride: x\n  containers", ["'hostnameOverride' was unexpected"]),
     "an API that was removed": (RESOURCE, "policy/v1", "policy/v1beta1", ["WARN", "api version policy/v1beta1"]),
+    "an API that the newest Kubernetes lacks": (RESOURCE, MANIFEST.partition("---\n")[2], BUNDLE, ["api version certificates.k8s.io/v1alpha1 for kubernetes version 1.37"]),
     "an empty manifest": (RESOURCE, MANIFEST, "---\n", ["sample.yaml holds no manifest"]),
 }  # fmt: skip
 
@@ -176,8 +193,21 @@ def test_what_is_rendered_is_checked_too(tree, tmp_path):
     code, output = lint(tree, "k8s", PATH=stand_in(tmp_path, MANIFEST.replace("minAvailable", "minAvailabel")))
 
     assert code == 1, output
-    assert ".pawl/k8s/sample.yaml did not validate" in output
+    for rendered in ("base", "overlays/sample", "components/monitoring", "access/production"):
+        assert f".pawl/k8s/{rendered}.yaml did not validate" in output
     assert "'minAvailabel' was unexpected" in output
+
+
+def test_a_component_is_rendered_on_the_base(tree):
+    component = tree.path / "k8s/components/sample/kustomization.yaml"
+    component.parent.mkdir()
+    component.write_text(COMPONENT)
+
+    code, output = lint(tree, "k8s")
+
+    shutil.rmtree(component.parent)
+    said = ".pawl/k8s/components/sample.yaml did not validate", "'replica' was unexpected"
+    assert [code, *(words in output for words in said)] == ([1, True, True] if KUBECTL["CI"] else [0, False, False])
 
 
 def test_an_overlay_that_cannot_be_rendered_is_red(tree, tmp_path):

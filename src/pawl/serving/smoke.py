@@ -1,6 +1,7 @@
 """Ask a running service for its golden rows: python -m pawl.serving.smoke --url http://127.0.0.1:8000.
 
-Prints one line of JSON: {"digest", "rows", "problems"}. Exit code: 0 every answer is right, 1 one is not, 3 the service does not answer.
+Where the service wants a key, the first of PAWL_API_KEYS is sent. Prints one line of JSON: {"digest", "rows", "problems"}.
+Exit code: 0 every answer is right, 1 one is not, 3 the service does not answer.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 from pawl import bundle
 from pawl.problem import Problem, Unreachable
 from pawl.serving.predictor import near
+from pawl.serving.settings import listed
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -30,9 +32,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     try:
         manifest, files = bundle.read(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
         golden = json.loads(files[bundle.GOLDEN])
+        key = next(iter(listed(environ.get("PAWL_API_KEYS", ""))), "")
         wait(args.url, args.wait)
         try:
-            problems = ask(args.url, manifest, golden)
+            problems = ask(args.url, manifest, golden, key)
         except OSError as error:
             raise Unreachable(f"it stopped answering: {error}", args.url, "see the service's log") from error
     except Problem as problem:
@@ -58,7 +61,7 @@ def wait(url: str, seconds: float) -> None:
     raise Unreachable(f"not ready after {seconds:g} s: {last}", f"{url}/readyz", "see the service's log")
 
 
-def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any]) -> list[str]:
+def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any], key: str = "") -> list[str]:
     """Return what is wrong with the service: another model, a golden row answered otherwise, alone or among others, a malformed request let through."""
     _, identity = call(f"{url}/version")
     digest = identity.get("digest") if isinstance(identity, dict) else None
@@ -69,7 +72,7 @@ def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any]) -> lis
     problems: list[str] = []
     batches = [(0, golden["records"]), *((number, [record]) for number, record in enumerate(golden["records"]))]
     for first, records in batches:
-        status, answer = call(f"{url}/predict", records)
+        status, answer = call(f"{url}/predict", records, key)
         if status != 200:
             return [*problems, f"golden row {first}: status {status}: {answer}"]
         if len(answer["predictions"]) != len(records):
@@ -81,14 +84,15 @@ def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any]) -> lis
             if not near(got, right) or answer["predictions"][number - first] != label:
                 alone = "alone" if len(records) == 1 else f"among {len(records)}"
                 problems.append(f"golden row {number}, {alone}: {got}, not {right}")
-    status, _ = call(f"{url}/predict", {"no such column": 1})
+    status, _ = call(f"{url}/predict", {"no such column": 1}, key)
     return problems + ([] if status == 422 else [f"a malformed record got status {status}, not 422"])
 
 
-def call(url: str, body: Any = None) -> tuple[int, Any]:
+def call(url: str, body: Any = None, key: str = "") -> tuple[int, Any]:
     """Return (status, JSON) of a GET, or of a POST where there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - the URL is the user's
+    headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - the URL is the user's
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - same
             status, content = answer.status, answer.read()
