@@ -20,12 +20,13 @@ from msgspec.structs import astuple
 MAX_ROWS = 1000
 PLACES = 10  # that an answer names
 LARGEST = 3.4e38  # scikit-learn's trees compute in 32 bits, and fail beyond
+ROUNDED = int(LARGEST) + 2**74 - 1  # the last that a double reads as LARGEST: taken, so the documents name it
 TEXT = 1000  # characters
 
 TYPES: dict[str, Any] = {
-    "number": Annotated[float, Meta(ge=-LARGEST, le=LARGEST)],
+    "number": Annotated[float, Meta(ge=-ROUNDED, le=ROUNDED)],
     "integer": Annotated[
-        float, Meta(ge=-LARGEST, le=LARGEST, multiple_of=1)
+        float, Meta(ge=-ROUNDED, le=ROUNDED, multiple_of=1)
     ],  # 39.0 too: tables with missing values write it
     "boolean": bool,
     "category": Annotated[str, Meta(max_length=TEXT)],
