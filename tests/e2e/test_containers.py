@@ -50,7 +50,7 @@ def deploy(project, tmp_path_factory):
     digest = json.loads((project.path / "models/bundle/manifest.json").read_text())["digest"]
 
     def run(image, expected=digest):
-        words = ["--overlay", "local", "--image", image, "--digest", expected]
+        words = ["--environment", "local", "--image", image, "--digest", expected]
         done = project.call(sys.executable, "-m", "scripts.deploy", *words, check=False, KUBECONFIG=config)
         words = [
             "get",

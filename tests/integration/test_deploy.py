@@ -17,10 +17,11 @@ OLD = "ghcr.io/me/model@sha256:" + "a" * 64
 DIGEST = "sha256:" + "d" * 64
 TOKEN = "ghs_canary7f3a"
 
-# `faults` are {call: message}; `broken` images never get ready; `said` is what the smoke job prints, by image.
+# A cluster that keeps its objects in a file. `faults` are {call: message}; pods of `broken` images never get ready, and look like `pods`;
+# `said` is what the smoke job prints, by image.
 KUBECTL = """\
 #!{python} -IS
-import json, re, subprocess, sys
+import hashlib, json, subprocess, sys
 from pathlib import Path
 
 file = Path({state!r})
@@ -28,31 +29,70 @@ state, words = json.loads(file.read_text()), sys.argv[1:]
 call = " ".join(word for word in words[:2] if word[0] not in "-.")
 state["calls"].append(words)
 told, code = "", 0
-if call in state["faults"]:
-    print(state["faults"][call], file=sys.stderr)
+objects, dry = state["objects"], "--dry-run=server" in words
+
+
+def fail(message):
+    global code
     code = 1
+    print(message, file=sys.stderr)
+
+
+def image():
+    model = objects.get("Deployment/model")
+    return model and model["spec"]["template"]["spec"]["containers"][0]["image"]
+
+
+if call in state["faults"] or dry and "dry run" in state["faults"]:
+    fail(state["faults"].get(call) or state["faults"]["dry run"])
 elif words[0] == "kustomize":
-    asked = "-".join(re.findall("[A-Za-z0-9]+", (Path(words[1]) / "kustomization.yaml").read_text()))
-    kept = Path({kept!r}) / asked  # the same files give the same answer: one real call per image
+    tree = b"".join(path.read_bytes() for path in sorted([*Path("k8s").rglob("*.yaml"), Path(words[1]) / "kustomization.yaml"]))
+    kept = Path({kept!r}) / hashlib.sha256(tree).hexdigest()  # the same files give the same answer: one real call for them
     if not kept.exists():
         done = subprocess.run([*{kustomize!r}, *words], stdout=subprocess.PIPE, check=True)
         kept.write_bytes(done.stdout)
     told = kept.read_text()
-elif words[0] == "apply":
-    state["applied"].append(sys.stdin.read())
-    state["image"] = re.search("image: (.*)", state["applied"][-1].partition("kind: Deployment")[2])[1]
+elif words[0] in ("apply", "create", "replace") and "--filename" in words:
+    given = json.loads(sys.stdin.read())
+    given = given.get("items", [given])
+    if not dry:
+        kinds = [one["kind"] for one in given]
+        if "Deployment" in kinds:
+            state["applied"].append(given)
+        for one in given:
+            key = one["kind"] + "/" + one["metadata"]["name"]
+            if words[0] == "create" and key in objects:
+                fail("Error from server (AlreadyExists): " + key)
+            else:
+                objects[key] = one
+elif words[0] == "delete":
+    name = words[1] if "/" in words[1] else words[1] + "/" + words[2]
+    for key in [each for each in objects if each.lower() == name.lower()]:
+        del objects[key]
+elif call == "get deployment" and "json" not in words:
+    told = image() or ""
 elif call == "get deployment":
-    told = state["image"]
-elif words[0] == "rollout" and state["image"] in state["broken"]:
-    print("error: timed out waiting for the condition", file=sys.stderr)
-    code = 1
+    ready = 0 if image() in state["broken"] else 2
+    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{"replicas": 2}}, "status": {{"observedGeneration": 1, "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
 elif call == "get job":
     state["waits"] -= 1
     told = json.dumps({{"status": {{}} if state["waits"] >= 0 else {{"succeeded": 1}}}})
+elif call == "get replicasets":
+    sets = [("model-old", "8"), ("model-new", "9"), ("model-older", "7")]
+    told = json.dumps({{"items": [{{"metadata": {{"name": name, "annotations": {{"deployment.kubernetes.io/revision": number}}}}}} for name, number in sets]}})
 elif call == "get pods":
     told = json.dumps({{"items": state["pods"]}})
+elif call == "get configmaps" and "name" in words:
+    told = "".join("configmap/" + key.partition("/")[2] + chr(10) for key in objects if key.startswith("ConfigMap/release-"))
+elif call == "get configmaps":
+    told = json.dumps({{"items": [each for key, each in objects.items() if key.startswith("ConfigMap/release-")]}})
+elif words[0] == "get":
+    found = next((each for key, each in objects.items() if key.lower() == words[1] + "/" + words[2]), None)
+    told = json.dumps(found) if found else ""
+    if not found and "--ignore-not-found" not in words:
+        fail("Error from server (NotFound)")
 elif words[0] == "logs":
-    told = state["said"].get(state["image"], "") if words[1].startswith("job/") else "boom: no such file"
+    told = state["said"].get(image(), "") if words[1].startswith("job/") else "" if "--previous" in words else "boom: no such file"
 file.write_text(json.dumps(state))
 print(told, end="")
 sys.exit(code)
@@ -71,11 +111,12 @@ overlay, image = folder / over["resources"][0], over["images"][0]
 name = image["newName"] + "".join({"digest": "@", "newTag": ":"}[key] + image[key] for key in image if key in {"digest", "newTag"})
 space = yaml.safe_load((overlay / "kustomization.yaml").read_text())["namespace"]
 for path in [*overlay.glob("[!k]*.yaml"), *(overlay / "../../base").glob("[!k]*.yaml")]:
-    one = yaml.safe_load(path.read_text().replace("image: model", "image: " + name))
-    if one["kind"] != "Namespace":
-        one["metadata"]["namespace"] = space
-    print("---")
-    print(yaml.safe_dump(one))
+    for one in yaml.safe_load_all(path.read_text().replace("image: model", "image: " + name)):
+        if one["kind"] != "Namespace":
+            one["metadata"]["namespace"] = space
+        one["metadata"]["annotations"] = over["commonAnnotations"]
+        print("---")
+        print(yaml.safe_dump(one))
 """
 
 
@@ -84,7 +125,22 @@ class Cluster:
 
     def __init__(self, file):
         self.file = file
-        self.set(calls=[], faults={}, broken=[], applied=[], image=OLD, waits=0, pods=[], said={NEW: right()})
+        self.set(
+            calls=[],
+            faults={},
+            broken=[],
+            applied=[],
+            waits=0,
+            pods=[],
+            conditions=[],
+            said={NEW: right(), OLD: right()},
+        )
+        self.set(objects={"Namespace/model": {"kind": "Namespace"}})
+
+    def runs(self, image):
+        """Let an image run that somebody put there."""
+        containers = {"containers": [{"image": image}]}
+        self.set(objects=self.objects | {"Deployment/model": {"spec": {"template": {"spec": containers}}}})
 
     def set(self, **values):
         state = json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -94,9 +150,8 @@ class Cluster:
         return json.loads(self.file.read_text())[name]
 
     @property
-    def manifests(self):
-        """Return what was applied, each time."""
-        return [list(yaml.safe_load_all(text)) for text in self.applied]
+    def image(self):
+        return self.objects["Deployment/model"]["spec"]["template"]["spec"]["containers"][0]["image"]
 
     @property
     def verbs(self):
@@ -107,8 +162,9 @@ def right(**changes):
     return "starting\n" + json.dumps({"digest": DIGEST, "rows": 38, "problems": []} | changes) + "\n"
 
 
-def pod(made, **status):
-    return {"metadata": {"name": f"model-{made}", "creationTimestamp": made}, "status": {"phase": "Pending", **status}}
+def pod(name, revision="new", **status):
+    about = {"name": f"model-{name}", "ownerReferences": [{"name": f"model-{revision}"}]}
+    return {"metadata": about, "status": {"phase": "Pending", **status}}
 
 
 CRASHED = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}}
@@ -130,14 +186,18 @@ def cluster(tmp_path, monkeypatch, kept):
     words = {"python": sys.executable, "state": str(state), "kept": str(kept), "kustomize": kustomize}
     program.write_text(KUBECTL.format(**words))
     program.chmod(0o755)
+    (tmp_path / "bin/git").symlink_to(shutil.which("git"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(deploy.time, "sleep", lambda _: None)
-    return Cluster(state)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("scripts.cluster.PATIENCE", 0)
+    made = Cluster(state)
+    made.runs(OLD)
+    return made
 
 
-def run(overlay="local", image=NEW, **environ):
-    return deploy.main(["--overlay", overlay, "--image", image, "--digest", DIGEST], environ)
+def run(environment="local", image=NEW, *more, digest=DIGEST, **environ):
+    return deploy.main(["--environment", environment, "--image", image, "--digest", digest, *more], environ)
 
 
 def images(manifests):
@@ -153,33 +213,115 @@ def images(manifests):
 def test_a_good_image_is_applied_asked_and_told(cluster, capsys, tmp_path):
     code = run(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
 
-    said = capsys.readouterr().out
-    assert code == 0
+    said, told = capsys.readouterr()
+    assert (code, told) == (0, "")
     assert said == f"✅ Deployed to local: 38 golden rows answered right through the Service by `{NEW}`.\n"
     assert (tmp_path / "summary.md").read_text().strip() == said.strip()
-    assert [images(manifests) for manifests in cluster.manifests] == [{"Deployment": NEW, "CronJob": NEW}]
-    assert cluster.verbs == ["version", "get", "apply", "rollout", "create", "get", "logs"]
+    assert [images(manifests) for manifests in cluster.applied] == [{"Deployment": NEW, "CronJob": NEW}]
+    dry = [words for words in cluster.calls if words[0] == "apply" and "--dry-run=server" in words]
+    assert cluster.calls.index(dry[0]) < min(number for number, words in enumerate(cluster.calls) if words == [each for each in dry[0] if each != "--dry-run=server"])  # fmt: skip
 
 
 def test_every_manifest_of_the_overlay_is_applied_in_its_namespace(cluster):
     run()
 
-    (applied,) = cluster.manifests
-    assert sorted(one["kind"] for one in applied) == ["CronJob", "Deployment", "Namespace", "Service"]
-    assert {one["metadata"].get("namespace", "model") for one in applied} == {"model"}
-    inside = [words for words in cluster.calls if words[0] in {"rollout", "create", "logs", "get"}]
-    assert all("model" in words[words.index("--namespace") + 1] for words in inside)
+    (applied,) = cluster.applied
+    written = [one for path in (ROOT / "k8s/base").glob("[!k]*.yaml") for one in yaml.safe_load_all(path.read_text())]
+    assert sorted(one["kind"] for one in applied) == sorted(one["kind"] for one in written)
+    assert {one["metadata"]["namespace"] for one in applied} == {"model"}
+    inside = [words for words in cluster.calls if words[0] in {"create", "logs", "get", "delete"} and "--filename" not in words and words[1] != "namespace"]  # fmt: skip
+    assert all(words[words.index("--namespace") + 1] == "model" for words in inside)
+
+
+def test_a_namespace_is_made_where_it_is_missing_and_never_changed(cluster):
+    run()
+    cluster.set(objects={})
+    run()
+
+    made = [words for words in cluster.calls if words[0] == "create" and "--filename" in words]
+    assert "Namespace/model" in cluster.objects
+    assert len(made) == 2 + 1  # a lock each, and the namespace
+
+
+def test_the_identity_stands_on_every_object(cluster):
+    run("local", NEW, "--version", "3", "--commit", "c" * 40)
+
+    told = {
+        "pawl/release": "3-ccccccc-bbbbbbb",
+        "pawl/commit": "c" * 40,
+        "pawl/model-version": "3",
+        "pawl/bundle": DIGEST,
+    }
+    assert all(one["metadata"]["annotations"] == told for one in cluster.applied[0])
+    kept = json.loads(cluster.objects["ConfigMap/release"]["data"]["release.json"])
+    assert (kept["version"], kept["image"], kept["digest"], kept["environment"]) == ("3", NEW, DIGEST, "local")
+
+
+def test_the_same_release_again_changes_nothing(cluster, capsys):
+    run()
+    before = cluster.objects
+    capsys.readouterr()
+
+    assert run() == 0
+    assert capsys.readouterr().out.startswith("✅ Nothing new for local: 38 golden rows")
+    assert cluster.objects == before
+
+
+def test_going_back_applies_what_was_recorded_not_todays_files(cluster, capsys):
+    run("local", OLD)
+    service = Path("k8s/base/service.yaml")
+    service.write_text(service.read_text().replace("port: 80,", "port: 81,"))
+    more = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}}
+    Path("k8s/base/more.yaml").write_text(yaml.safe_dump(more))
+    kustomization = Path("k8s/base/kustomization.yaml")
+    kustomization.write_text(kustomization.read_text().replace("[deployment.yaml", "[more.yaml, deployment.yaml"))
+    wrong_answers(cluster)
+
+    assert run() == 1
+    assert f"`{OLD}` runs again" in capsys.readouterr().out
+    assert cluster.objects["Service/model"]["spec"]["ports"][0]["port"] == 80
+    assert "ConfigMap/more" not in cluster.objects
+    assert json.loads(cluster.objects["ConfigMap/release"]["data"]["release.json"])["image"] == OLD
+
+
+def test_what_a_release_no_longer_has_is_deleted(cluster):
+    run("local", OLD)
+    network = Path("k8s/base/network.yaml")
+    _, *rest = network.read_text().split("---")
+    network.write_text("---".join(rest))
+
+    assert "NetworkPolicy/deny" in cluster.objects
+    assert run() == 0
+    assert "NetworkPolicy/deny" not in cluster.objects
+
+
+def test_two_deploys_at_once_are_one(cluster, capsys):
+    held = {"holderIdentity": "somebody 1", "leaseDurationSeconds": 90, "renewTime": "2999-01-01T00:00:00.000000Z"}
+    cluster.set(objects=cluster.objects | {"Lease/deploy": {"metadata": {"resourceVersion": "7"}, "spec": held}})
+
+    assert run() == 3
+    assert "another deploy is under way: somebody 1" in capsys.readouterr().err
+    assert cluster.applied == []
+    assert "Lease/deploy" in cluster.objects
+
+
+def test_a_lock_whose_holder_was_killed_is_taken_over_and_given_back(cluster):
+    held = {"holderIdentity": "somebody 1", "leaseDurationSeconds": 90, "renewTime": "2001-01-01T00:00:00.000000Z"}
+    cluster.set(objects=cluster.objects | {"Lease/deploy": {"metadata": {"resourceVersion": "7"}, "spec": held}})
+
+    assert run() == 0
+    assert "Lease/deploy" not in cluster.objects
 
 
 def test_a_smoke_job_that_takes_its_time_is_waited_for(cluster):
     cluster.set(waits=3)
 
     assert run() == 0
-    assert cluster.verbs.count("get") == 1 + 4
+    assert [words[:2] for words in cluster.calls].count(["get", "job"]) == 4
 
 
 def never_ready(cluster):
-    cluster.set(broken=[NEW], pods=[pod("2", containerStatuses=[{"state": CRASHED}]), pod("1")])
+    cluster.set(broken=[NEW], pods=[pod("2", containerStatuses=[{"state": CRASHED}]), pod("1", "old")])
 
 
 def never_started(cluster):
@@ -187,27 +329,54 @@ def never_started(cluster):
 
 
 def never_placed(cluster):
-    cluster.set(broken=[NEW], pods=[pod("1")])
+    placed = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes: Insufficient cpu",
+    }
+    cluster.set(broken=[NEW], pods=[pod("1", conditions=[placed])])
+
+
+def no_image(cluster):
+    waits = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    cluster.set(broken=[NEW], pods=[pod("1", containerStatuses=[{"state": waits}])])
+
+
+def no_memory(cluster):
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    cluster.set(broken=[NEW], pods=[pod("1", containerStatuses=[{"state": ended, "restartCount": 2}])])
+
+
+def never_says_so(cluster):
+    cluster.set(broken=[NEW], pods=[pod("1", containerStatuses=[{"state": {"running": {}}}])])
+
+
+def no_room(cluster):
+    quota = "pods is forbidden: exceeded quota: pods"
+    cluster.set(broken=[NEW], conditions=[{"type": "ReplicaFailure", "status": "True", "message": quota}])
 
 
 def another_model(cluster):
-    cluster.set(said={NEW: right(digest="sha256:other")})
+    cluster.set(said={NEW: right(digest="sha256:other"), OLD: right()})
 
 
 def wrong_answers(cluster):
-    cluster.set(said={NEW: right(problems=["golden row 3, alone: [0.5], not [0.25]"])})
+    cluster.set(said={NEW: right(problems=["golden row 3, alone: [0.5], not [0.25]"]), OLD: right()})
 
 
 def silent(cluster):
-    cluster.set(said={})
+    cluster.set(said={OLD: right()})
 
 
 def not_answering(cluster):
-    cluster.set(said={NEW: "error: not ready after 60 s: refused\n  where: http://model\n  fix: see its log\n"})
+    cluster.set(
+        said={NEW: "error: not ready after 60 s: refused\n  where: http://model\n  fix: see its log\n", OLD: right()}
+    )
 
 
 def muddled(cluster):
-    cluster.set(said={NEW: "12\n"})
+    cluster.set(said={NEW: "12\n", OLD: right()})
 
 
 def no_job(cluster):
@@ -219,9 +388,13 @@ def no_answer_of_the_job(cluster):
 
 
 BAD = {
-    never_ready: "no pod became ready: CrashLoopBackOff back-off 10s restarting boom: no such file",
+    never_ready: "no pod became ready: CrashLoopBackOff back-off 10s restarting; model-2 said: boom: no such file",
     never_started: "no pod became ready: no pod was started",
-    never_placed: "no pod became ready: it is Pending",
+    never_placed: "no pod became ready: Unschedulable: 0/1 nodes: Insufficient cpu",
+    no_image: "no pod became ready: ImagePullBackOff not found",
+    no_memory: "no pod became ready: it ended (OOMKilled, exit code 137)",
+    never_says_so: "no pod became ready: it runs, and does not say that it is ready",
+    no_room: "no pod became ready: pods is forbidden: exceeded quota: pods",
     another_model: f"the Service answers with sha256:other, not with {DIGEST}",
     wrong_answers: "wrong answers through the Service: golden row 3, alone: [0.5], not [0.25]",
     silent: "the Service did not answer: the smoke job said nothing",
@@ -243,17 +416,22 @@ def test_a_bad_image_is_taken_back_and_the_reason_is_said(cluster, capsys, tmp_p
     assert TOKEN not in said + json.dumps(cluster.calls)
     assert said.startswith("❌ Not deployed to local: ")
     assert BAD[fault] in said
-    assert said.endswith(f"`{OLD}` runs again.\n")
+    unsure = " ‼ It was not shown to answer: kubectl" if fault in {no_job, no_answer_of_the_job} else ""
+    end = said.partition(f"`{OLD}` runs again.")[2]
+    assert (unsure in end) if unsure else end == "\n"
     assert (tmp_path / "summary.md").read_text().strip() == said.strip()
     assert cluster.image == OLD
-    assert images(cluster.manifests[-1]) == {"Deployment": OLD, "CronJob": OLD}
-    assert "rollout" in cluster.verbs[cluster.verbs.index("apply") + 2 :]  # and it was waited for
+    assert images(cluster.applied[-1]) == {"Deployment": OLD, "CronJob": OLD}
+    last = len(cluster.verbs) - 1 - cluster.verbs[::-1].index("apply")
+    assert ["get", "deployment"] in [words[:2] for words in cluster.calls if words[0] != "kustomize"][
+        last:
+    ]  # and it was waited for
 
 
 @pytest.mark.parametrize("fault", [never_ready, no_job], ids=lambda fault: fault.__name__)
 def test_where_nothing_ran_before_it_says_so(cluster, capsys, fault):
     fault(cluster)
-    cluster.set(image="")
+    cluster.set(objects={})
 
     code = run()
 
@@ -266,7 +444,8 @@ def test_where_nothing_ran_before_it_says_so(cluster, capsys, fault):
 @pytest.mark.parametrize("before", ["model", "pawl:3f2a", "host:5000/me/model", "host:5000/me/model:v1"])
 def test_an_image_that_was_put_there_by_a_tag_comes_back_too(cluster, capsys, before):
     wrong_answers(cluster)
-    cluster.set(image=before)
+    cluster.runs(before)
+    cluster.set(said=cluster.said | {before: right()})
 
     assert run() == 1
     assert f"`{before}` runs again." in capsys.readouterr().out
@@ -326,12 +505,12 @@ def test_an_image_without_its_digest_is_refused_before_anything_is_done(cluster,
 
 
 def test_an_overlay_that_does_not_exist_is_told_with_those_that_do(cluster, capsys):
-    code = run(overlay="production")
+    code = run(environment="preview")
 
     assert code == 2
     told = capsys.readouterr().err
-    assert "there is no overlay production" in told
-    assert "one of: local" in told
+    assert "there is no environment preview" in told
+    assert "one of: local, production, staging" in told
     assert cluster.verbs == []
 
 
@@ -353,7 +532,7 @@ def test_the_token_of_the_registry_is_in_a_secret_and_nowhere_else(cluster, caps
     )
 
     login = base64.b64encode(f"me:{TOKEN}".encode()).decode()
-    for applied in cluster.manifests:  # of the image, and of the one before
+    for applied in cluster.applied:  # of the image, and of the one before
         (secret,) = [one for one in applied if one["kind"] == "Secret"]
         assert secret["metadata"] == {"name": "registry", "namespace": "model"}
         assert json.loads(secret["stringData"][".dockerconfigjson"]) == {"auths": {"reg.example": {"auth": login}}}
@@ -367,7 +546,7 @@ def test_the_token_of_the_registry_is_in_a_secret_and_nowhere_else(cluster, caps
 def test_the_secret_has_the_name_that_the_pods_ask_for(cluster):
     run(REGISTRY_TOKEN=TOKEN)
 
-    (applied,) = cluster.manifests
+    (applied,) = cluster.applied
     names = {one["kind"]: one for one in applied}
     pods = [names["Deployment"]["spec"], names["CronJob"]["spec"]["jobTemplate"]["spec"]]
     secret = names["Secret"]["metadata"]["name"]
@@ -377,12 +556,13 @@ def test_the_secret_has_the_name_that_the_pods_ask_for(cluster):
 def test_without_a_token_there_is_no_secret(cluster):
     run(REGISTRY_USER="me", REGISTRY_TOKEN="")
 
-    assert "Secret" not in [one["kind"] for one in cluster.manifests[0]]
+    assert "Secret" not in [one["kind"] for one in cluster.applied[0]]
 
 
-def test_the_smoke_job_asks_the_service_by_its_name():
-    base = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "k8s/base").glob("[!k]*.yaml")}
-    job = base["smoke"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+def test_the_smoke_job_asks_the_service_by_its_name(cluster):
+    run()
 
-    assert job["command"][-1] == f"http://{base['service']['metadata']['name']}"
-    assert job["image"] == base["deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    names = {one["kind"]: one for one in cluster.applied[0]}
+    job = names["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    assert job["command"][job["command"].index("--url") + 1] == f"http://{names['Service']['metadata']['name']}"
+    assert job["image"] == names["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]

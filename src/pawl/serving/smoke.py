@@ -1,6 +1,7 @@
 """Ask a running service for its golden rows: python -m pawl.serving.smoke --url http://127.0.0.1:8000.
 
-Where the service wants a key, the first of PAWL_API_KEYS is sent. Prints one line of JSON: {"digest", "rows", "problems"}.
+Where the service wants a key, the first of PAWL_API_KEYS is sent. --watch 10 asks on for ten seconds, as a caller would.
+Prints one line of JSON: {"digest", "rows", "problems"}, and of what was watched "requests", "seconds", "p99_ms".
 Exit code: 0 every answer is right, 1 one is not, 3 the service does not answer.
 """
 
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=words)
     parser.add_argument("--url", required=True, help="of the service, for example http://127.0.0.1:8000")
     parser.add_argument("--wait", type=float, default=60, help="seconds in which it must be ready")
+    parser.add_argument("--watch", type=float, default=0, help="seconds in which every answer must be right")
+    parser.add_argument("--slowest", type=float, default=1000, help="milliseconds within which 99 % of them must come")
     args = parser.parse_args(argv)
     try:
         manifest, files = bundle.read(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
@@ -36,13 +39,17 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         wait(args.url, args.wait)
         try:
             problems = ask(args.url, manifest, golden, key)
+            seen = {} if problems or not args.watch else watch(args.url, manifest, golden, key, args.watch)
+            problems += seen.pop("problems", [])
+            if seen and seen["p99_ms"] > args.slowest:
+                problems.append(f"99 % of the answers took up to {seen['p99_ms']:g} ms, more than {args.slowest:g}")
         except OSError as error:
             raise Unreachable(f"it stopped answering: {error}", args.url, "see the service's log") from error
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
         return problem.code
     rows = len(golden["records"])
-    print(json.dumps({"digest": manifest["digest"], "rows": rows, "problems": problems}))  # noqa: T201 - same
+    print(json.dumps({"digest": manifest["digest"], "rows": rows, "problems": problems, **seen}))  # noqa: T201 - same
     return 1 if problems else 0
 
 
@@ -67,10 +74,35 @@ def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any], key: s
     digest = identity.get("digest") if isinstance(identity, dict) else None
     if digest != manifest["digest"]:
         return [f"it serves {digest}, not {manifest['digest']}"]
+    batches = [(0, golden["records"]), *((number, [record]) for number, record in enumerate(golden["records"]))]
+    problems = answers(url, batches, manifest, golden, key)
+    status, _ = call(f"{url}/predict", {"no such column": 1}, key)
+    return problems + ([] if status == 422 else [f"a malformed record got status {status}, not 422"])
+
+
+def watch(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any], key: str, seconds: float) -> dict[str, Any]:
+    """Ask for golden rows one by one, fifty a second at most; return what was seen: {problems, requests, seconds, p99_ms}."""
+    took: list[float] = []
+    problems: list[str] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        number = len(took) % len(golden["records"])
+        started = time.perf_counter()
+        try:
+            problems += answers(url, [(number, [golden["records"][number]])], manifest, golden, key)
+        except OSError as error:
+            problems.append(f"golden row {number}: {getattr(error, 'reason', error)}")
+        took.append(1000 * (time.perf_counter() - started))
+        time.sleep(0.02)
+    slow = sorted(took)[len(took) * 99 // 100]
+    return {"problems": problems, "requests": len(took), "seconds": seconds, "p99_ms": round(slow, 1)}
+
+
+def answers(url: str, batches: Iterable[tuple[int, Any]], manifest: Mapping[str, Any], golden: Mapping[str, Any], key: str) -> list[str]:  # fmt: skip
+    """Return what is wrong with the answers to batches of golden rows: (number of the first, records)."""
     wanted = golden["predictions"] if golden["probabilities"] is None else golden["probabilities"]
     labels = manifest["labels"]
     problems: list[str] = []
-    batches = [(0, golden["records"]), *((number, [record]) for number, record in enumerate(golden["records"]))]
     for first, records in batches:
         status, answer = call(f"{url}/predict", records, key)
         if status != 200:
@@ -84,8 +116,7 @@ def ask(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any], key: s
             if not near(got, right) or answer["predictions"][number - first] != label:
                 alone = "alone" if len(records) == 1 else f"among {len(records)}"
                 problems.append(f"golden row {number}, {alone}: {got}, not {right}")
-    status, _ = call(f"{url}/predict", {"no such column": 1}, key)
-    return problems + ([] if status == 422 else [f"a malformed record got status {status}, not 422"])
+    return problems
 
 
 def call(url: str, body: Any = None, key: str = "") -> tuple[int, Any]:

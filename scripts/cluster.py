@@ -1,0 +1,298 @@
+"""A Kubernetes environment, through kubectl: what is put into it, why its pods are not ready, what it answers, what ran before."""
+
+import base64
+import contextlib
+import json
+import re
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from pawl import paths
+from pawl.ledger import Release
+from pawl.problem import Problem, Unreachable
+
+OVERLAYS = Path("k8s/overlays")
+NAME, RELEASE, KEPT = (
+    "model",
+    "release",
+    "pawl/kept",
+)  # the Deployment's name, and a ConfigMap's; a label of earlier ones
+HELD, EARLIER = 90, 10  # seconds that a lock outlives its holder; releases that are kept
+PATIENCE = 150  # seconds until every pod is ready
+PATIENT = {"ContainerCreating", "PodInitializing", "ErrImagePull"}  # waiting reasons that may pass
+Manifests = list[dict[str, Any]]
+
+
+class Failed(Exception):  # noqa: N818 - a verdict on the release, not a mistake of its user
+    """The release is not good: the reason is the message."""
+
+
+class Recorded(NamedTuple):
+    """A release that answered right, as it was applied."""
+
+    release: Release
+    manifests: Manifests
+
+
+def render(environment: str, release: Release) -> Manifests:
+    """Return the manifests of an overlay with the image and the identity of a release."""
+    folder = OVERLAYS / environment
+    if folder.parent != OVERLAYS or not (folder / "kustomization.yaml").exists():
+        known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
+        raise Problem(f"there is no environment {environment}", OVERLAYS, f"one of: {known}")
+    # What ran before may have been put there by hand, by a tag.
+    parts = re.fullmatch(r"(?P<newName>.+?)(?:@(?P<digest>.+)|:(?P<newTag>[\w.-]+))?", release.image)
+    new = {key: value for key, value in (parts.groupdict() if parts else {}).items() if value}
+    told = {
+        "release": release.name,
+        "commit": release.commit,
+        "model-version": release.version,
+        "bundle": release.digest,
+    }
+    temporary = paths.STATE / "deploy"
+    temporary.mkdir(parents=True, exist_ok=True)
+    content = {
+        "resources": [f"../../{folder}"],
+        "images": [{"name": "model", **new}],
+        "commonAnnotations": {f"pawl/{key}": value for key, value in told.items() if value},
+    }
+    (temporary / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    found = list(yaml.safe_load_all(kubectl("kustomize", str(temporary))))
+    if len({each["metadata"].get("namespace") for each in found if each["kind"] != "Namespace"}) != 1:
+        raise Problem("not every manifest is in one namespace", folder, "let its kustomization.yaml say `namespace:`")
+    return found
+
+
+def space_of(manifests: Manifests) -> str:
+    """Return the namespace of rendered manifests."""
+    return str(next(each for each in manifests if each["kind"] == "Deployment")["metadata"]["namespace"])
+
+
+def prepare(manifests: Manifests) -> None:
+    """Make the namespace where it is missing; who deploys need not be allowed to change it."""
+    for each in manifests:
+        if each["kind"] == "Namespace" and not kubectl(
+            "get", "namespace", each["metadata"]["name"], "--ignore-not-found"
+        ):
+            kubectl("create", "--filename", "-", given=json.dumps(each))
+
+
+def apply(manifests: Manifests, *more: str) -> None:
+    """Apply server-side: what others own, as an autoscaler the number of pods, stays theirs."""
+    these = {"apiVersion": "v1", "kind": "List", "items": [each for each in manifests if each["kind"] != "Namespace"]}
+    words = ("--server-side", "--field-manager=pawl", "--force-conflicts", *more)
+    kubectl("apply", *words, "--filename", "-", given=json.dumps(these))
+
+
+def remove(these: Manifests, but: Manifests) -> None:
+    """Delete the objects of some manifests that others do not have."""
+    kept = {_key(each) for each in but}
+    for kind, name in sorted({_key(each) for each in these} - kept - {("Namespace", space_of(these))}):
+        kubectl("delete", kind, name, "--namespace", space_of(these), "--ignore-not-found", "--wait=false")
+
+
+def _key(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def settle(space: str) -> None:
+    """Wait until every pod runs what was applied; raise Failed with the reason once one cannot."""
+    until, said = time.monotonic() + PATIENCE, ""
+    while True:
+        deployment = _json("get", "deployment", NAME, "--namespace", space)
+        if settled(deployment):
+            return
+        sets = _json("get", "replicasets", "--selector", f"app={NAME}", "--namespace", space)["items"]
+        pods = _json("get", "pods", "--selector", f"app={NAME}", "--namespace", space)["items"]
+        said, pod, final = why(deployment, newest(sets, pods))
+        if final or time.monotonic() > until:
+            raise Failed(f"no pod became ready: {said}{_last_words(space, pod)}")
+        time.sleep(1)
+
+
+def settled(deployment: Mapping[str, Any]) -> bool:
+    """Say whether all pods of a Deployment are of its newest revision, and ready."""
+    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return seen and [status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")] == [wanted] * 3
+
+
+def newest(sets: Sequence[dict[str, Any]], pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the pods of a Deployment's newest revision."""
+    revision = "deployment.kubernetes.io/revision"
+    last = max(sets, key=lambda each: int(each["metadata"].get("annotations", {}).get(revision, 0)), default=None)
+    owner = last and last["metadata"]["name"]
+    return [each for each in pods if owner in [one["name"] for one in each["metadata"].get("ownerReferences", [])]]
+
+
+def why(deployment: Mapping[str, Any], pods: Sequence[dict[str, Any]]) -> tuple[str, str, bool]:
+    """Return why a Deployment is not ready, the pod that shows it, and whether waiting is of no use."""
+    conditions = {each["type"]: each for each in deployment.get("status", {}).get("conditions", [])}
+    if conditions.get("ReplicaFailure", {}).get("status") == "True":  # a quota, an admission
+        return conditions["ReplicaFailure"].get("message", "the cluster takes no pod"), "", True
+    found = ("no pod was started", "", False)
+    for pod in pods:
+        name, status = pod["metadata"]["name"], pod["status"]
+        placed: dict[str, Any] = next(
+            (each for each in status.get("conditions", []) if each["type"] == "PodScheduled"), {}
+        )
+        if placed.get("status") == "False":
+            found = f"{placed.get('reason')}: {placed.get('message')}", name, False
+        for each in status.get("containerStatuses", []):
+            waiting, ended = each["state"].get("waiting", {}), each.get("lastState", {}).get("terminated", {})
+            ended = each["state"].get("terminated") or ended
+            said = " ".join(filter(None, [waiting.get("reason"), waiting.get("message")]))
+            if ended:
+                said = f"{said or 'it ended'} ({ended.get('reason')}, exit code {ended.get('exitCode')})"
+            again = each.get("restartCount", 0) >= 2 or (waiting.get("reason") or "ContainerCreating") not in PATIENT
+            if again and not each.get("ready"):
+                return said, name, True
+            if not each.get("ready"):
+                found = said or "it runs, and does not say that it is ready", name, False
+    return found
+
+
+def _last_words(space: str, pod: str) -> str:
+    """Return what a pod wrote last."""
+    if not pod:
+        return ""
+    words = ("logs", pod, "--namespace", space, "--tail", "3")
+    said = kubectl(*words, check=False) or kubectl(*words, "--previous", check=False)
+    return f"; {pod} said: {' '.join(said.split())[-300:]}" if said.strip() else f" ({pod})"
+
+
+def ask(space: str) -> dict[str, Any]:
+    """Return what the smoke job found: {digest, rows, problems, ...}; raise Failed if it found nothing."""
+    job = f"smoke-{int(time.time())}"
+    kubectl("create", "job", job, "--from", "cronjob/smoke", "--namespace", space)
+    until = time.monotonic() + 130
+    while time.monotonic() < until:
+        status = _json("get", "job", job, "--namespace", space)["status"]
+        if status.get("succeeded") or status.get("failed"):
+            break
+        time.sleep(1)
+    said = kubectl("logs", f"job/{job}", "--namespace", space, "--tail", "20", check=False)
+    try:
+        return dict(json.loads(said.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError) as error:
+        raise Failed(f"the Service did not answer: {said.strip()[-300:] or 'the smoke job said nothing'}") from error
+
+
+def recorded(space: str) -> Recorded | None:
+    """Return the release that answered right last; None if there is none."""
+    found = kubectl("get", "configmap", RELEASE, "--namespace", space, "--ignore-not-found", "--output", "json")
+    return _recorded(json.loads(found), space) if found.strip() else None
+
+
+def earlier(space: str) -> list[Recorded]:
+    """Return the releases that are kept, the newest first, that which runs among them."""
+    items = _json("get", "configmaps", "--selector", f"{KEPT}=true", "--namespace", space)["items"]
+    items.sort(key=lambda each: each["metadata"]["name"], reverse=True)
+    return [_recorded(each, space) for each in items]
+
+
+def _recorded(found: Mapping[str, Any], space: str) -> Recorded:
+    try:
+        data = found["data"]
+        return Recorded(
+            msgspec.json.decode(data["release.json"], type=Release), list(yaml.safe_load_all(data["manifests.yaml"]))
+        )
+    except (KeyError, msgspec.MsgspecError, yaml.YAMLError) as error:
+        what = f"the ConfigMap {found['metadata']['name']} cannot be read: {str(error)[:100]}"
+        raise Problem(
+            what, space, f"kubectl --namespace {space} delete configmap {found['metadata']['name']}"
+        ) from error
+
+
+def record(space: str, done: Recorded) -> None:
+    """Keep a release as the one that runs, and among the earlier ones."""
+    data = {
+        "release.json": msgspec.json.encode(done.release).decode(),
+        "manifests.yaml": yaml.safe_dump_all(done.manifests),
+    }
+    stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+    names = {RELEASE: {}, f"{RELEASE}-{stamp}": {"labels": {KEPT: "true"}}}
+    kind = {"apiVersion": "v1", "kind": "ConfigMap", "data": data}
+    apply([{**kind, "metadata": {"name": name, "namespace": space, **more}} for name, more in names.items()])
+    listed = kubectl("get", "configmaps", "--selector", f"{KEPT}=true", "--namespace", space, "--output", "name")
+    for name in sorted(listed.split())[:-EARLIER]:
+        kubectl("delete", name, "--namespace", space, "--ignore-not-found")
+
+
+@contextlib.contextmanager
+def alone(space: str, who: str) -> Iterator[None]:
+    """Hold the Lease `deploy` of a namespace; raise Unreachable if another does."""
+    holder, ended = f"{who} {uuid.uuid4().hex[:8]}", threading.Event()
+
+    def lease(**metadata: Any) -> str:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": HELD, "acquireTime": now, "renewTime": now}
+        about = {"name": "deploy", "namespace": space, **metadata}
+        return json.dumps({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": about, "spec": spec})
+
+    def renew() -> None:
+        while not ended.wait(HELD / 4):
+            with contextlib.suppress(Unreachable):  # the next one may do it
+                kubectl("apply", "--server-side", "--field-manager=pawl-lock", "--filename", "-", given=lease())
+
+    try:
+        kubectl("create", "--filename", "-", given=lease())
+    except Unreachable as error:
+        if "AlreadyExists" not in error.what:
+            raise
+        held = _json("get", "lease", "deploy", "--namespace", space)
+        until = datetime.fromisoformat(held["spec"]["renewTime"]) + timedelta(
+            seconds=held["spec"]["leaseDurationSeconds"]
+        )
+        if until > datetime.now(UTC):
+            raise Unreachable(f"another deploy is under way: {held['spec']['holderIdentity']}", space, "run it again when that has ended") from error  # fmt: skip
+        kubectl(
+            "replace", "--filename", "-", given=lease(resourceVersion=held["metadata"]["resourceVersion"])
+        )  # one of two wins
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(Unreachable):
+            if _json("get", "lease", "deploy", "--namespace", space)["spec"]["holderIdentity"] == holder:
+                kubectl("delete", "lease", "deploy", "--namespace", space)
+
+
+def pull_secret(environ: Mapping[str, str], space: str) -> Manifests:
+    """Return the secret with which the cluster pulls from a private registry; none without REGISTRY_TOKEN."""
+    if not (token := environ.get("REGISTRY_TOKEN")):
+        return []
+    user = environ.get("REGISTRY_USER", "token")
+    login = {"auth": base64.b64encode(f"{user}:{token}".encode()).decode()}
+    content = json.dumps({"auths": {environ.get("REGISTRY", "ghcr.io"): login}})
+    metadata = {"name": "registry", "namespace": space}
+    kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson"}
+    return [{**kind, "metadata": metadata, "stringData": {".dockerconfigjson": content}}]
+
+
+def _json(*words: str) -> dict[str, Any]:
+    return dict(json.loads(kubectl(*words, "--output", "json")))
+
+
+def kubectl(*words: str, given: str | None = None, check: bool = True) -> str:
+    """Return what kubectl prints; raise Unreachable with its message if it fails."""
+    try:
+        done = subprocess.run(["kubectl", *words], input=given, check=False, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise Problem("kubectl is not installed", "PATH", "https://kubernetes.io/docs/tasks/tools") from error
+    if check and done.returncode:
+        what = f"kubectl {words[0]} failed: {' '.join(done.stderr.split())[-400:]}"
+        raise Unreachable(what, "the cluster", "kubectl config current-context says which it is")
+    return done.stdout
