@@ -3,13 +3,17 @@
 import base64
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
-from scripts import deploy
+import scripts.cluster
+from pawl.ledger import Ledger, Release
+from scripts import deploy, ledger, rollback, status
 
 ROOT = Path(__file__).parents[2]
 NEW = "ghcr.io/me/model@sha256:" + "b" * 64
@@ -71,9 +75,9 @@ elif words[0] == "delete":
         del objects[key]
 elif call == "get deployment" and "json" not in words:
     told = image() or ""
-elif call == "get deployment":
+elif call == "get deployment" and image():
     ready = 0 if image() in state["broken"] else 2
-    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{"replicas": 2}}, "status": {{"observedGeneration": 1, "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
+    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{**objects["Deployment/model"]["spec"], "replicas": 2}}, "status": {{"observedGeneration": 1, "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
 elif call == "get job":
     state["waits"] -= 1
     told = json.dumps({{"status": {{}} if state["waits"] >= 0 else {{"succeeded": 1}}}})
@@ -566,3 +570,129 @@ def test_the_smoke_job_asks_the_service_by_its_name(cluster):
     job = names["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     assert job["command"][job["command"].index("--url") + 1] == f"http://{names['Service']['metadata']['name']}"
     assert job["image"] == names["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def git(*words):
+    identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    return subprocess.run(["git", *identity, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def released(cluster, monkeypatch):
+    """Three releases in the cluster and in the ledger; return the calls that would move the alias."""
+    git("init", "--quiet", "--initial-branch=main")
+    git("commit", "--quiet", "--allow-empty", "--message", "one")
+    moved = []
+    monkeypatch.setattr("scripts.promote.main", lambda words, _: moved.append(words) or 0)
+    Path("pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    for number in (1, 2, 3):
+        image = f"ghcr.io/me/model@sha256:{str(number) * 64}"
+        cluster.set(said=cluster.said | {image: right()})
+        release = Release("unknown", str(number), DIGEST, image, environment="local")
+        manifests = yaml.safe_dump_all(scripts.cluster.render("local", release))
+        data = {"release.json": msgspec.json.encode(release).decode(), "manifests.yaml": manifests}
+        kept = {f"ConfigMap/{name}": {"metadata": {"name": name}, "data": data} for name in ("release", f"release-{number}")}  # fmt: skip
+        cluster.runs(image)
+        cluster.set(objects=cluster.objects | kept)
+        words = ["--version", str(number), "--digest", DIGEST, "--image", image, "--environment", "local"]
+        assert ledger.main(["release", *words, "--commit", "unknown"], {}) == 0
+    return moved
+
+
+def served():
+    last = Ledger().champion()
+    return last.version, last.rejected, last.reason
+
+
+def test_going_back_moves_pods_alias_and_ledger_and_marks_what_was_left(cluster, released, capsys):
+    code = rollback.main(["--environment", "local", "--reason", "wrong for new customers"], {})
+
+    assert code == 0
+    assert "Deployed to local: 38 golden rows" in capsys.readouterr().out
+    assert cluster.image.endswith("2" * 64)
+    image = f"ghcr.io/me/model@sha256:{'2' * 64}"
+    assert released == [["--rollback", "3", "--to", "2", "--reason", "wrong for new customers", "--image", image]]
+    assert served() == ("2", "3", "wrong for new customers")
+
+
+def test_going_back_twice_goes_further_and_never_to_what_was_taken_back(cluster, released):
+    words = ["--environment", "local", "--reason", "no"]
+    codes = [rollback.main(words, {}), rollback.main(words, {})]
+
+    assert codes == [0, 0]
+    assert cluster.image.endswith("1" * 64)
+    assert served() == ("1", "2", "no")
+
+
+def test_going_back_to_a_named_release_or_version(cluster, released, capsys):
+    assert rollback.main(["--environment", "local", "--reason", "no", "--to", "1"], {}) == 0
+    assert cluster.image.endswith("1" * 64)
+    assert rollback.main(["--environment", "local", "--reason", "no", "--to", "9"], {}) == 2
+    assert "there is no earlier release 9" in capsys.readouterr().err
+
+
+def test_a_rollback_that_does_not_answer_moves_no_alias(cluster, released, capsys):
+    cluster.set(said=cluster.said | {f"ghcr.io/me/model@sha256:{'2' * 64}": right(digest="sha256:other")})
+
+    assert rollback.main(["--environment", "local", "--reason", "no"], {}) == 1
+    assert released == []
+    assert cluster.image.endswith("3" * 64)
+    assert served()[0] == "3"
+
+
+def test_where_the_cluster_forgot_a_release_the_ledger_names_its_image(cluster, released):
+    forgot = {key: each for key, each in cluster.objects.items() if not key.startswith("ConfigMap/release-")}
+    cluster.set(objects=forgot)
+
+    assert rollback.main(["--environment", "local", "--reason", "no"], {}) == 0
+    assert cluster.image.endswith("2" * 64)
+
+
+def test_there_is_nothing_to_go_back_to(cluster, capsys):
+    git("init", "--quiet")
+
+    assert rollback.main(["--environment", "local", "--reason", "no"], {}) == 2
+    assert "nothing was deployed to local" in capsys.readouterr().err
+
+
+ENVIRONMENT = {"space": "model", "release": "3-c-i", "version": "3", "digest": "sha256:d", "recorded": "a", "image": "a", "ready": 2, "wanted": 2}  # fmt: skip
+CHAMPION = {"version": "3", "digest": "sha256:d"}
+LEDGER = Release("c" * 40, "3", "sha256:d", "a", environment="local")
+TOLD = [
+    ({}, CHAMPION, LEDGER, []),
+    ({"image": "b"}, CHAMPION, LEDGER, ["local runs b, which is not what was deployed last: a"]),
+    ({"image": "b", "recorded": None}, CHAMPION, LEDGER, ["local runs b, which is not what was put there by scripts.deploy"]),
+    ({"ready": 1}, CHAMPION, LEDGER, ["local has 1 of 2 pods ready"]),
+    ({}, CHAMPION | {"version": "2"}, LEDGER, ["the ledger's last release is version 3, the registry's champion version 2"]),
+    ({}, {}, LEDGER, ["the ledger has a release, the registry no champion"]),
+    ({}, CHAMPION, None, ["the registry has a champion, the ledger no release"]),
+    ({"digest": "sha256:e"}, CHAMPION, LEDGER, ["the ledger says that 3-ccccccc-a is served in local, and 3-c-i is"]),
+    ({}, {}, None, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "champion", "last", "said"), TOLD)
+def test_status_says_where_cluster_registry_and_ledger_disagree(found, champion, last, said):
+    assert status.disagreements({"local": ENVIRONMENT | found, "staging": {"space": "s"}}, champion, last) == said
+
+
+def test_status_shows_every_environment(cluster, released, capsys, monkeypatch):
+    monkeypatch.setattr(status, "of_registry", lambda: ({}, "mlflow.db"))
+    code = status.main([])
+
+    said = capsys.readouterr().out
+    assert code == 1  # this registry has no champion
+    assert "local        3-" in said
+    assert "production" in said
+    assert "‼ the ledger has a release, the registry no champion" in said
+
+
+def test_status_tells_a_cluster_that_does_not_answer(cluster, released, capsys, monkeypatch):
+    monkeypatch.setattr(status, "of_registry", lambda: ({}, "mlflow.db"))
+    cluster.set(faults={"get configmap": "Unable to connect to the server"})
+
+    status.main(["--json"])
+
+    told = json.loads(capsys.readouterr().out)
+    assert "Unable to connect" in told["environments"]["local"]["error"]
+    assert not [each for each in told["disagreements"] if "served in local" in each]

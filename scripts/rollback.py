@@ -1,0 +1,104 @@
+"""Take an environment back to an earlier release: the pods, the alias `champion`, the ledger.
+
+python -m scripts.rollback --environment production --reason "wrong for new customers"
+python -m scripts.rollback --environment production --to 3-1f2e3d4-9a8b7c6 --reason "..."       a release, or a version of the model
+
+The same way as a deploy, with the manifests that the release was applied with; then what ran is rejected until a person clears it.
+Exit code: 0 it answers, 1 it does not, and what ran before runs again, 2 your input, 3 the cluster or the registry did not answer.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pawl.ledger import Ledger, Release
+from pawl.problem import Problem
+from scripts import cli, cluster, deploy, github, ledger, promote
+from scripts.cluster import Recorded
+
+
+@cli.told
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Go back."""
+    parser = cli.parser("rollback", __doc__)
+    parser.add_argument("--environment", required=True, help="a folder of k8s/overlays")
+    parser.add_argument("--reason", required=True, help="why: it is what the next person reads")
+    parser.add_argument("--to", default="", help="a release, or a version of the model (the release before)")
+    args = parser.parse_args(argv)
+    if not args.reason.strip():
+        parser.error("--reason is empty: it is what the next person reads")
+    kept, environment = Ledger(), args.environment
+    space = cluster.space_of(cluster.render(environment, Release("unknown", "", "", "model")))
+    current, served = cluster.recorded(space), kept.champion()
+    if current is None:
+        raise Problem(f"nothing was deployed to {environment}", space, "python -m scripts.deploy")
+    target = chosen(current.release, known(environment, space, kept), rejected(kept), args.to)
+    said, code = deploy.deploy(environment, target, environ)
+    print(said)
+    github.summary(environ, f"↩ From `{current.release.name}` to `{target.release.name}`: {args.reason}\n\n{said}\n\n")
+    if code or served is None or served.environment != environment or served.version == target.release.version:
+        return code
+    words = [
+        "--rollback",
+        served.version,
+        "--to",
+        target.release.version,
+        "--reason",
+        args.reason,
+        "--image",
+        target.release.image,
+    ]
+    if code := promote.main(words, environ):
+        raise_by_hand = "python -m scripts.promote " + " ".join(f"'{word}'" if " " in word else word for word in words)
+        print(f"‼ The pods went back, the alias did not: {raise_by_hand}", file=sys.stderr)
+        return code
+    told = {"rejected": served.version, "reason": args.reason}
+    fields = ("version", "digest", "image", "environment", "commit")
+    more = [word for name in fields for word in (f"--{name}", getattr(target.release, name))]
+    return ledger.main(
+        ["release", *more, *(word for name, value in told.items() for word in (f"--{name}", value))], environ
+    )
+
+
+def known(environment: str, space: str, kept: Ledger) -> list[Recorded]:
+    """Return the releases of an environment, the newest first: as the cluster keeps them, and before those as the ledger does, with today's manifests."""
+    found = {each.release.name: each for each in reversed(cluster.earlier(space))}
+    older = [
+        each for each in kept.releases() if each.environment == environment and each.image and each.name not in found
+    ]
+    return [*reversed(found.values()), *(Recorded(each, []) for each in older)]
+
+
+def rejected(kept: Ledger) -> set[str]:
+    """Return the versions that were taken back, and not released since."""
+    out: set[str] = set()
+    for each in reversed(kept.releases()):
+        out = (out - {each.version}) | ({each.rejected} - {""})
+    return out
+
+
+def chosen(current: Release, releases: Sequence[Recorded], refused: set[str], to: str) -> Recorded:
+    """Return the release to go back to: what is asked for, or the newest before the current one that nobody took back."""
+    others = [each for each in releases if each.release.name != current.name]
+    names = ", ".join(each.release.name for each in others) or "none"
+    if to:
+        found = [each for each in others if to in {each.release.name, each.release.version}]
+        if not found:
+            raise Problem(f"there is no earlier release {to}", "--to", f"one of: {names}")
+    else:
+        place = next((number for number, each in enumerate(releases) if each.release.name == current.name), -1)
+        before = [each for each in releases[place + 1 :] if each.release.name != current.name]
+        found = [each for each in before if each.release.version not in refused]
+        if not found:
+            raise Problem(f"there is no release before {current.name} to go back to", "the cluster and the ledger", f"name one with --to: {names}")  # fmt: skip
+    target = found[0]
+    if target.manifests:
+        return target
+    release = msgspec.structs.replace(target.release, made="", by="", verdict="", rejected="", reason="")
+    return Recorded(release, cluster.render(current.environment, release))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
