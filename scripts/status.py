@@ -99,7 +99,7 @@ def disagreements(environments: Mapping[str, Mapping[str, Any]], champion: Mappi
     if bool(released) != bool(champion):
         said.append("the ledger has a release, the registry no champion" if released else "the registry has a champion, the ledger no release")  # fmt: skip
     served = environments.get(released.environment, {}) if released else {}
-    if released and "error" not in served and served.get("digest") != released.digest:
+    if released and "error" not in served and served.get("release") != released.name:
         runs = served.get("release") or "nothing that was deployed"
         said.append(f"the ledger says that {released.name} is served in {released.environment}, and {runs} is")
     return said

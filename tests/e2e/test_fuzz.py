@@ -15,7 +15,7 @@ from pawl import bundle, tracking
 from pawl.serving import smoke
 
 pytestmark = pytest.mark.e2e
-DRAWN, BROKEN = 3_000, 7_000
+DRAWN, BROKEN = 10_000, 7_000
 CONFIG = """
 [[operations]]                                      # the documents cannot say that a frame's rows stand in the order of its columns
 include-path = "/invocations"

@@ -655,7 +655,7 @@ def test_there_is_nothing_to_go_back_to(cluster, capsys):
     assert "nothing was deployed to local" in capsys.readouterr().err
 
 
-ENVIRONMENT = {"space": "model", "release": "3-c-i", "version": "3", "digest": "sha256:d", "recorded": "a", "image": "a", "ready": 2, "wanted": 2}  # fmt: skip
+ENVIRONMENT = {"space": "model", "release": "3-ccccccc-a", "version": "3", "digest": "sha256:d", "recorded": "a", "image": "a", "ready": 2, "wanted": 2}  # fmt: skip
 CHAMPION = {"version": "3", "digest": "sha256:d"}
 LEDGER = Release("c" * 40, "3", "sha256:d", "a", environment="local")
 TOLD = [
@@ -666,7 +666,7 @@ TOLD = [
     ({}, CHAMPION | {"version": "2"}, LEDGER, ["the ledger's last release is version 3, the registry's champion version 2"]),
     ({}, {}, LEDGER, ["the ledger has a release, the registry no champion"]),
     ({}, CHAMPION, None, ["the registry has a champion, the ledger no release"]),
-    ({"digest": "sha256:e"}, CHAMPION, LEDGER, ["the ledger says that 3-ccccccc-a is served in local, and 3-c-i is"]),
+    ({"release": "4-c-b"}, CHAMPION, LEDGER, ["the ledger says that 3-ccccccc-a is served in local, and 4-c-b is"]),
     ({}, {}, None, []),
 ]  # fmt: skip
 

@@ -209,7 +209,8 @@ def test_ports_and_names_meet(rendered):
     assert {"matchLabels": service["selector"]} == deployment["selector"] == {"matchLabels": {"app": "model"}}
     assert selects(deployment["selector"], deployment["template"])
     smoke = rendered.pods["CronJob", "smoke"]
-    assert smoke["spec"]["containers"][0]["command"][-1] == f"http://{rendered.one('Service')['metadata']['name']}"
+    command = smoke["spec"]["containers"][0]["command"]
+    assert command[command.index("--url") + 1] == f"http://{rendered.one('Service')['metadata']['name']}"
     assert [owner for owner, pod in rendered.pods.items() if selects(deployment["selector"], pod)] == [("Deployment", "model")]  # fmt: skip
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in deployment["template"]["spec"]["volumes"]}
