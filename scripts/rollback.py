@@ -63,12 +63,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 
 def known(environment: str, space: str, kept: Ledger) -> list[Recorded]:
-    """Return the releases of an environment, the newest first: as the cluster keeps them, and before those as the ledger does, with today's manifests."""
+    """Return the releases of an environment, the newest first: with the manifests that the cluster keeps, or today's.
+
+    Where the ledger has releases of this environment, what it does not have was deployed, and never released.
+    """
     found = {each.release.name: each for each in reversed(cluster.earlier(space))}
-    older = [
-        each for each in kept.releases() if each.environment == environment and each.image and each.name not in found
-    ]
-    return [*reversed(found.values()), *(Recorded(each, []) for each in older)]
+    told = [each for each in kept.releases() if each.environment == environment and each.image]
+    names = {each.name for each in told}
+    there = [each for name, each in reversed(found.items()) if name in names or not names]
+    return [*there, *(Recorded(each, []) for each in told if each.name not in found)]
 
 
 def rejected(kept: Ledger) -> set[str]:

@@ -648,6 +648,16 @@ def test_where_the_cluster_forgot_a_release_the_ledger_names_its_image(cluster, 
     assert cluster.image.endswith("2" * 64)
 
 
+def test_what_was_deployed_and_never_released_is_no_place_to_go_back_to(cluster, released):
+    cluster.set(said=cluster.said | {NEW: right(), OLD: right()})
+    run("local", OLD, "--version", "4")  # its promotion failed
+    run("local", NEW, "--version", "5")
+    assert ledger.main(["release", "--version", "5", "--digest", DIGEST, "--image", NEW, "--environment", "local", "--commit", "unknown"], {}) == 0  # fmt: skip
+
+    assert rollback.main(["--environment", "local", "--reason", "no"], {}) == 0
+    assert cluster.image.endswith("3" * 64)
+
+
 def test_there_is_nothing_to_go_back_to(cluster, capsys):
     git("init", "--quiet")
 
