@@ -53,7 +53,7 @@ image: env ## The image of the service
 	@$(PY) -m scripts.image $(ARGS)
 
 up: env ## The stack of compose.yaml: MLflow on Postgres and S3, Prometheus, the service where there is a bundle [PROFILE=monitoring]
-	@$(if $(BUNDLE),image=$$($(PY) -m scripts.image | tail -n 1) && MODEL_IMAGE=$$image) docker compose $(PROFILES) up --detach --build --wait
+	@$(if $(BUNDLE),image=$$($(PY) -m scripts.image | tail -n 1) && MODEL_IMAGE=$$image) docker compose $(PROFILES) up --detach --build --wait >&2
 	@docker compose ps --format '{{range .Publishers}}{{if .PublishedPort}}{{printf "%-10s http://%s:%d" $$.Service .URL .PublishedPort}}{{end}}{{end}}' | sed '/^$$/d'
 	@echo "next: \`MLFLOW_TRACKING_URI=http://127.0.0.1:$${MLFLOW_PORT:-5000} make run\`, or \`docker compose run --rm trainer\`"
 

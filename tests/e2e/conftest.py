@@ -14,8 +14,9 @@ KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only-for-tests"
 
 # What a registry holds: versions, aliases, tags, metrics of their runs, and the digest of every file.
 HELD = """
-import hashlib, json, mlflow
+import faulthandler, hashlib, json, mlflow
 from pathlib import Path
+faulthandler.dump_traceback_later(120, exit=True)  # a client that is sent to a bucket it cannot reach waits for long
 client, versions, files = mlflow.MlflowClient(), {}, {}
 for each in client.search_model_versions(""):
     run, model = client.get_run(each.run_id), client.get_model_version(each.name, each.version)

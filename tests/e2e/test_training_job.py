@@ -183,7 +183,7 @@ def test_a_killed_pod_goes_on_a_second_commit_registers_and_a_backup_brings_it_a
 
     for line in documented("pg_dump", "tar -C /data -cf"):
         shell(line, config, tmp_path)
-    kubectl("delete", "statefulset,deployment,pvc", "--all")
+    kubectl("delete", "statefulset,deployment,job,pvc", "--all")
     up(kubectl, overlay)
     assert asked() == {"versions": {}, "files": {}}
     for line in documented("replicas", "tar -C /data -xf", "pg_restore"):
