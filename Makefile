@@ -5,12 +5,14 @@ BIN := .venv/bin
 PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(BIN)/python)
 $(if $(filter-out image,$(IN)),$(error IN=$(IN) is not known: IN=image, or nothing))
 RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
+BUNDLE := $(wildcard models/bundle/manifest.json)
+PROFILES := $(if $(BUNDLE),--profile serve) $(PROFILE:%=--profile %)
 export NOTE
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run pipeline report track register models serve ui image test e2e gate-selftest lint format schema push pull relock lock bench env clean
+.PHONY: help run pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,14 @@ ui: env ## MLflow's pages on the embedded registry, on http://127.0.0.1:5000 [HO
 
 image: env ## The image of the service
 	@$(PY) -m scripts.image $(ARGS)
+
+up: env ## The stack of compose.yaml: MLflow on Postgres and S3, Prometheus, the service where there is a bundle [PROFILE=monitoring]
+	@$(if $(BUNDLE),image=$$($(PY) -m scripts.image | tail -n 1) && MODEL_IMAGE=$$image) docker compose $(PROFILES) up --detach --build --wait >&2
+	@docker compose ps --format '{{range .Publishers}}{{if .PublishedPort}}{{printf "%-10s http://%s:%d" $$.Service .URL .PublishedPort}}{{end}}{{end}}' | sed '/^$$/d'
+	@echo "next: \`MLFLOW_TRACKING_URI=http://127.0.0.1:$${MLFLOW_PORT:-5000} make run\`, or \`docker compose run --rm trainer\`"
+
+down: ## End the stack; what it holds stays [ARGS=--volumes: that goes too]
+	@docker compose --profile '*' down $(ARGS)
 
 test: env ## The test suite
 	@$(BIN)/python -m pytest $(ARGS)

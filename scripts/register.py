@@ -71,7 +71,9 @@ def register(
     tags |= {"pawl.run": run, "pawl.commits": found.candidate.commit, "pawl.images": image}
     tags["pawl.report_link"] = tags.get("pawl.job", f"runs:/{run}/reports/report.html")
     card = paths.CARD.read_text() if paths.CARD.exists() else ""
-    version, new = registry.register(store, name, tracking.model_of(store, run), tags, card, before)
+    # An image holds no history: there, what was trained last is the newest.
+    order = before if Path(".git").exists() else lambda _, other: other == found.candidate.commit
+    version, new = registry.register(store, name, tracking.model_of(store, run), tags, card, order)
     return version, new, registry.get(client, name, version).aliases
 
 

@@ -85,4 +85,6 @@ def requirements() -> list[str]:
     sets = (Path(f"requirements/{name}.in").read_text() for name in ("serving", "serving-full"))
     lines = [line for each in sets for line in each.splitlines()]
     named = {re.split(r"[\s;<>=\[]", line)[0] for line in lines if line and line[0] not in "-#"} - SERVER
-    return [f"{name}=={version(name)}" for name in sorted(named | {"mlflow"})]
+    # A client may have the skinny one alone.
+    found = {name: version(name) for name in named} | {"mlflow": version("mlflow-skinny")}
+    return [f"{name}=={found[name]}" for name in sorted(found)]

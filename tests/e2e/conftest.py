@@ -1,5 +1,6 @@
 """Servers in containers, on loopback, for one module of tests. They need a Docker engine."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,21 @@ from pathlib import Path
 import pytest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only-for-tests", "AWS_DEFAULT_REGION": "us-east-1"}
+
+# What a registry holds: versions, aliases, tags, metrics of their runs, and the digest of every file.
+HELD = """
+import faulthandler, hashlib, json, mlflow
+from pathlib import Path
+faulthandler.dump_traceback_later(120, exit=True)  # a client that is sent to a bucket it cannot reach waits for long
+client, versions, files = mlflow.MlflowClient(), {}, {}
+for each in client.search_model_versions(""):
+    run, model = client.get_run(each.run_id), client.get_model_version(each.name, each.version)
+    versions[str(each.version)] = {"aliases": sorted(model.aliases), "tags": model.tags, "metrics": run.data.metrics, "run": run.data.tags}
+    for uri in (run.info.artifact_uri, f"models:/{each.name}/{each.version}"):
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        files |= {f"{uri} {path.relative_to(folder)}": hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+print(json.dumps({"versions": versions, "files": files}))
+"""
 
 
 def docker(*words, check=True, **options):
@@ -90,3 +106,13 @@ def s3(container, extras, patiently):
         lambda: subprocess.run([sys.executable, "-c", make], env=environ, check=False, capture_output=True, text=True)
     )
     return place
+
+
+@pytest.fixture(scope="module")
+def held():
+    """Return a function that gives what the registry at an address holds."""
+
+    def ask(project, uri):
+        return json.loads(project.call(sys.executable, "-c", HELD, MLFLOW_TRACKING_URI=uri).stdout.splitlines()[-1])
+
+    return ask
