@@ -29,7 +29,7 @@ class Callers:
         self.host, self.models, self.over = host, models, threading.Event()
         self.rows = next(iter(models.values()))["records"]
         self.took, self.by, self.told = [], collections.Counter(), []
-        self.failed = self.wrong = self.reopened = 0
+        self.asked = self.failed = self.wrong = self.reopened = 0
         self.lock = threading.Lock()
         kinds = [*[self.fast] * FAST, *[self.slow] * SLOW]
         self.threads = [threading.Thread(target=self.repeat, args=each) for each in enumerate(kinds)]
@@ -52,25 +52,27 @@ class Callers:
                 connection.close()
                 problem = repr(error)
             with self.lock:
+                self.asked += 1
                 if kind == self.fast:
                     self.took.append(time.perf_counter() - started)
                 if problem:
                     self.failed += 1
                     self.tell(problem)
                 else:
-                    self.check(number, json.loads(content))
+                    try:
+                        self.check(number, content)
+                    except (ValueError, KeyError, TypeError, AttributeError) as error:
+                        self.wrong += 1
+                        self.tell(f"row {number}: {error!r}: {content}")
             time.sleep(PAUSE)
 
-    def check(self, number, answer):
-        version = answer["model_version"]
+    def check(self, number, content):
+        answer = json.loads(content)
+        version, (scores,) = answer["model_version"], answer["probabilities"]
         self.by[version] += 1
-        wanted = self.models[version]["probabilities"][number] if version in self.models else []
-        got = list(answer["probabilities"][0].values())
-        if len(got) != len(wanted) or not all(
-            math.isclose(*pair, abs_tol=1e-9) for pair in zip(got, wanted, strict=True)
-        ):
-            self.wrong += 1
-            self.tell(f"row {number}: {answer}")
+        pairs = zip(scores.values(), self.models[version]["probabilities"][number], strict=True)
+        if not all(math.isclose(*pair, abs_tol=1e-9) for pair in pairs):
+            raise ValueError("not its numbers")
 
     def tell(self, what):
         if len(self.told) < 5:
