@@ -27,7 +27,7 @@ NAME, RELEASE, KEPT = (
     "pawl/kept",
 )  # the Deployment's name, and a ConfigMap's; a label of earlier ones
 HELD, EARLIER = 90, 10  # seconds that a lock outlives its holder; releases that are kept
-PATIENCE = 150  # seconds until every pod is ready
+SERVER_SIDE = ("--server-side", "--field-manager=pawl", "--force-conflicts")
 PATIENT = {"ContainerCreating", "PodInitializing", "ErrImagePull"}  # waiting reasons that may pass
 Manifests = list[dict[str, Any]]
 
@@ -89,8 +89,7 @@ def prepare(manifests: Manifests) -> None:
 def apply(manifests: Manifests, *more: str) -> None:
     """Apply server-side: what others own, as an autoscaler the number of pods, stays theirs."""
     these = {"apiVersion": "v1", "kind": "List", "items": [each for each in manifests if each["kind"] != "Namespace"]}
-    words = ("--server-side", "--field-manager=pawl", "--force-conflicts", *more)
-    kubectl("apply", *words, "--filename", "-", given=json.dumps(these))
+    kubectl("apply", *SERVER_SIDE, *more, "--filename", "-", given=json.dumps(these))
 
 
 def remove(these: Manifests, but: Manifests) -> None:
@@ -105,16 +104,22 @@ def _key(manifest: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def settle(space: str) -> None:
-    """Wait until every pod runs what was applied; raise Failed with the reason once one cannot."""
-    until, said = time.monotonic() + PATIENCE, ""
+    """Wait until every pod runs what was applied; raise Failed with the reason once one cannot, or none more did for progressDeadlineSeconds."""
+    since, most, said, pod = time.monotonic(), (0, 0), "the cluster does not act on it", ""
     while True:
         deployment = _json("get", "deployment", NAME, "--namespace", space)
         if settled(deployment):
             return
-        sets = _json("get", "replicasets", "--selector", f"app={NAME}", "--namespace", space)["items"]
-        pods = _json("get", "pods", "--selector", f"app={NAME}", "--namespace", space)["items"]
-        said, pod, final = why(deployment, newest(sets, pods))
-        if final or time.monotonic() > until:
+        final = False
+        if seen(deployment):  # before, its newest pods are those of the release before
+            sets = _json("get", "replicasets", "--selector", f"app={NAME}", "--namespace", space)["items"]
+            pods = _json("get", "pods", "--selector", f"app={NAME}", "--namespace", space)["items"]
+            said, pod, final = why(deployment, newest(sets, pods))
+            status = deployment.get("status", {})
+            now = status.get("updatedReplicas", 0), status.get("availableReplicas", 0) - status.get("replicas", 0)
+            if now > most:
+                since, most = time.monotonic(), now
+        if final or time.monotonic() - since > deployment["spec"].get("progressDeadlineSeconds", 600):
             raise Failed(f"no pod became ready: {said}{_last_words(space, pod)}")
         time.sleep(1)
 
@@ -122,8 +127,15 @@ def settle(space: str) -> None:
 def settled(deployment: Mapping[str, Any]) -> bool:
     """Say whether all pods of a Deployment are of its newest revision, and ready."""
     status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    return seen and [status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")] == [wanted] * 3
+    return (
+        seen(deployment)
+        and [status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")] == [wanted] * 3
+    )
+
+
+def seen(deployment: Mapping[str, Any]) -> bool:
+    """Say whether the cluster acts on the Deployment as it is now."""
+    return bool(deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"]["generation"])
 
 
 def newest(sets: Sequence[dict[str, Any]], pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ Exit code: 0 it answers, 1 it does not, and what ran before runs again, 2 your i
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tu
     cluster.kubectl("version", "--request-timeout=10s")  # a cluster that does not answer is not a bad image
     cluster.prepare(wanted.manifests)
     with cluster.alone(space, track.who(environ)):
-        before = cluster.recorded(space) or by_hand(environment, space)
+        before = cluster.recorded(space) or unrecorded(environment, space)
         extra = cluster.pull_secret(environ, space)
         refused = f"❌ Not deployed to {environment}: "
         try:
@@ -70,7 +71,7 @@ def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tu
     return f"✅ {'Nothing new for' if same else 'Deployed to'} {environment}: {what}.", 0
 
 
-def by_hand(environment: str, space: str) -> Recorded | None:
+def unrecorded(environment: str, space: str) -> Recorded | None:
     """Return what somebody put there without us, as far as it can be known: today's manifests with its image."""
     words = ("get", "deployment", cluster.NAME, "--namespace", space, "--ignore-not-found", "--output")
     image = cluster.kubectl(*words, "jsonpath={.spec.template.spec.containers[0].image}").strip()
@@ -99,19 +100,28 @@ def verify(wanted: Recorded, space: str) -> dict[str, Any]:
 
 def back(said: str, before: Recorded, tried: Manifests, extra: Manifests, space: str) -> str:
     """Let run again what ran before; return what was said, and how that went."""
-    image = before.release.image
+    image, started = before.release.image, time.monotonic()
     try:
         cluster.apply([*before.manifests, *extra])
         cluster.settle(space)
+        seconds = time.monotonic() - started
         cluster.remove(tried, before.manifests)
     except (Failed, Unreachable) as again:
-        by = f"kubectl --namespace {space} rollout undo deployment/{cluster.NAME}"
-        return f"{said} ‼ `{image}` does not run again either: {again.args[0]}. By hand: `{by}`"
+        return f"{said} ‼ `{image}` does not run again either: {again.args[0]}. By hand: `{by_hand(before, space)}`"
+    said = f"{said} Back in {seconds:.0f} s: `{image}` runs again."
     try:
         verify(before, space)
     except (Failed, Unreachable) as unsure:
-        return f"{said} `{image}` runs again. ‼ It was not shown to answer: {unsure.args[0]}."
-    return f"{said} `{image}` runs again."
+        return f"{said} ‼ It was not shown to answer: {unsure.args[0]}."
+    return said
+
+
+def by_hand(before: Recorded, space: str) -> str:
+    """Return the command that does what `back` does. `rollout undo` would not: the revision before is by then the one that failed."""
+    if not before.release.digest:
+        return f"kubectl --namespace {space} set image deployment/{cluster.NAME} {cluster.NAME}={before.release.image}"
+    get = f"kubectl --namespace {space} get configmap {cluster.RELEASE} --output 'jsonpath={{.data.manifests\\.yaml}}'"
+    return f"{get} | kubectl apply {' '.join(cluster.SERVER_SIDE)} --filename -"
 
 
 def watched(found: Mapping[str, Any]) -> str:

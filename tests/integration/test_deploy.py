@@ -22,7 +22,7 @@ DIGEST = "sha256:" + "d" * 64
 TOKEN = "ghs_canary7f3a"
 
 # A cluster that keeps its objects in a file. `faults` are {call: message}; pods of `broken` images never get ready, and look like `pods`;
-# `said` is what the smoke job prints, by image.
+# `said` is what the smoke job prints, by image. So many times as `lags` says the Deployment is shown as it was before it was applied.
 KUBECTL = """\
 #!{python} -IS
 import hashlib, json, subprocess, sys
@@ -77,7 +77,8 @@ elif call == "get deployment" and "json" not in words:
     told = image() or ""
 elif call == "get deployment" and image():
     ready = 0 if image() in state["broken"] else 2
-    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{**objects["Deployment/model"]["spec"], "replicas": 2}}, "status": {{"observedGeneration": 1, "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
+    state["lags"] -= 1
+    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{**objects["Deployment/model"]["spec"], "replicas": 2, "progressDeadlineSeconds": state["deadline"]}}, "status": {{"observedGeneration": int(state["lags"] < 0), "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
 elif call == "get job":
     state["waits"] -= 1
     told = json.dumps({{"status": {{}} if state["waits"] >= 0 else {{"succeeded": 1}}}})
@@ -135,6 +136,8 @@ class Cluster:
             broken=[],
             applied=[],
             waits=0,
+            lags=0,
+            deadline=-1,
             pods=[],
             conditions=[],
             said={NEW: right(), OLD: right()},
@@ -194,7 +197,6 @@ def cluster(tmp_path, monkeypatch, kept):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr("scripts.cluster.PATIENCE", 0)
     made = Cluster(state)
     made.runs(OLD)
     return made
@@ -322,6 +324,12 @@ def test_a_smoke_job_that_takes_its_time_is_waited_for(cluster):
 
     assert run() == 0
     assert [words[:2] for words in cluster.calls].count(["get", "job"]) == 4
+
+
+def test_what_ran_before_is_not_judged_as_what_was_applied(cluster):
+    cluster.set(lags=2, deadline=120, pods=[pod("1", containerStatuses=[{"state": CRASHED}])])
+
+    assert run() == 0
 
 
 def never_ready(cluster):
@@ -456,16 +464,22 @@ def test_an_image_that_was_put_there_by_a_tag_comes_back_too(cluster, capsys, be
     assert cluster.image == before
 
 
-def test_where_the_way_back_fails_too_both_reasons_are_said(cluster, capsys):
+@pytest.mark.parametrize("known", [True, False])
+def test_where_the_way_back_fails_too_both_reasons_are_said_and_what_to_do(cluster, capsys, known):
+    if known:
+        run("local", OLD)
     never_ready(cluster)
     cluster.set(broken=[NEW, OLD])
+    capsys.readouterr()
 
     code = run()
 
     said = capsys.readouterr().out
+    again = r"get configmap release --output 'jsonpath={.data.manifests\.yaml}' | kubectl apply --server-side --field-manager=pawl --force-conflicts --filename -"  # fmt: skip
     assert code == 1
     assert said.count("no pod became ready: CrashLoopBackOff") == 2
     assert f"`{OLD}` does not run again" in said
+    assert said.endswith(f"By hand: `kubectl --namespace model {again if known else f'set image deployment/model model={OLD}'}`\n")  # fmt: skip
 
 
 def test_what_the_cluster_refuses_is_said(cluster, capsys):
