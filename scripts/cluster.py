@@ -139,11 +139,15 @@ def seen(deployment: Mapping[str, Any]) -> bool:
 
 
 def newest(sets: Sequence[dict[str, Any]], pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the pods of a Deployment's newest revision."""
+    """Return the pods of the Deployment's newest revision; a canary beside it has the same label, and another owner."""
     revision = "deployment.kubernetes.io/revision"
-    last = max(sets, key=lambda each: int(each["metadata"].get("annotations", {}).get(revision, 0)), default=None)
-    owner = last and last["metadata"]["name"]
-    return [each for each in pods if owner in [one["name"] for one in each["metadata"].get("ownerReferences", [])]]
+    mine = [each for each in sets if NAME in _owners(each)]
+    last = max(mine, key=lambda each: int(each["metadata"].get("annotations", {}).get(revision, 0)), default=None)
+    return [each for each in pods if last and last["metadata"]["name"] in _owners(each)]
+
+
+def _owners(one: Mapping[str, Any]) -> list[str]:
+    return [each["name"] for each in one["metadata"].get("ownerReferences", [])]
 
 
 def why(deployment: Mapping[str, Any], pods: Sequence[dict[str, Any]]) -> tuple[str, str, bool]:

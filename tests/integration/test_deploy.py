@@ -83,8 +83,8 @@ elif call == "get job":
     state["waits"] -= 1
     told = json.dumps({{"status": {{}} if state["waits"] >= 0 else {{"succeeded": 1}}}})
 elif call == "get replicasets":
-    sets = [("model-old", "8"), ("model-new", "9"), ("model-older", "7")]
-    told = json.dumps({{"items": [{{"metadata": {{"name": name, "annotations": {{"deployment.kubernetes.io/revision": number}}}}}} for name, number in sets]}})
+    sets = [("model-old", "8", "model"), ("model-new", "9", "model"), ("canary", "11", "model-canary"), ("model-older", "7", "model")]
+    told = json.dumps({{"items": [{{"metadata": {{"name": name, "ownerReferences": [{{"name": owner}}], "annotations": {{"deployment.kubernetes.io/revision": number}}}}}} for name, number, owner in sets]}})
 elif call == "get pods":
     told = json.dumps({{"items": state["pods"]}})
 elif call == "get configmaps" and "name" in words:
