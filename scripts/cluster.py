@@ -245,16 +245,20 @@ def alone(space: str, who: str) -> Iterator[None]:
     """Hold the Lease `deploy` of a namespace; raise Unreachable if another does."""
     holder, ended = f"{who} {uuid.uuid4().hex[:8]}", threading.Event()
 
+    def now() -> str:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
     def lease(**metadata: Any) -> str:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {"holderIdentity": holder, "leaseDurationSeconds": HELD, "acquireTime": now, "renewTime": now}
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": HELD, "acquireTime": now(), "renewTime": now()}
         about = {"name": "deploy", "namespace": space, **metadata}
         return json.dumps({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": about, "spec": spec})
 
     def renew() -> None:
         while not ended.wait(HELD / 4):
+            ours = {"op": "test", "path": "/spec/holderIdentity", "value": holder}
+            patch = json.dumps([ours, {"op": "replace", "path": "/spec/renewTime", "value": now()}])
             with contextlib.suppress(Unreachable):  # the next one may do it
-                kubectl("apply", "--server-side", "--field-manager=pawl-lock", "--filename", "-", given=lease())
+                kubectl("patch", "lease", "deploy", "--namespace", space, "--type", "json", "--patch", patch)
 
     try:
         kubectl("create", "--filename", "-", given=lease())
