@@ -139,11 +139,17 @@ def test_a_rolling_update_loses_nothing(cluster):
 
 
 def test_scaling_up_and_down_loses_nothing(cluster):
+    def bounds(least, most):  # or the autoscaler would have an opinion meanwhile
+        limits = {"spec": {"minReplicas": least, "maxReplicas": most}}
+        cluster.kubectl("patch", "hpa", "model", "--patch", json.dumps(limits))
+
     with cluster.load(LEAST):
         for _ in range(3):
             for number in (4, 2):
+                bounds(number, number)
                 cluster.kubectl("scale", "deployment/model", f"--replicas={number}")
                 cluster.until(lambda number=number: len(cluster.pods()) == number)
+    bounds(2, 20)
 
 
 def test_a_deleted_pod_takes_no_answer_with_it(cluster):
