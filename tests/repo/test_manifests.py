@@ -198,7 +198,9 @@ def test_ports_and_names_meet(rendered):
     assert selects(deployment["selector"], deployment["template"])
     assert not selects(deployment["selector"], rendered.pods["CronJob", "smoke"])
     smoke = rendered.pods["CronJob", "smoke"]["spec"]["containers"][0]
-    assert smoke["command"][-1] == f"http://{rendered.one('Service')['metadata']['name']}"
+    assert (
+        smoke["command"][smoke["command"].index("--url") + 1] == f"http://{rendered.one('Service')['metadata']['name']}"
+    )
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in deployment["template"]["spec"]["volumes"]}
     accounts = {account["metadata"]["name"]: account for account in rendered.kind("ServiceAccount")}
