@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -58,15 +59,15 @@ def render(environment: str, release: Release) -> Manifests:
         "model-version": release.version,
         "bundle": release.digest,
     }
-    temporary = paths.STATE / "deploy"
-    temporary.mkdir(parents=True, exist_ok=True)
     content = {
         "resources": [f"../../{folder}"],
         "images": [{"name": "model", **new}],
         "commonAnnotations": {f"pawl/{key}": value for key, value in told.items() if value},
     }
-    (temporary / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    found = list(yaml.safe_load_all(kubectl("kustomize", str(temporary))))
+    paths.STATE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="deploy-", dir=paths.STATE) as temporary:  # two may render at once
+        Path(temporary, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        found = list(yaml.safe_load_all(kubectl("kustomize", temporary)))
     if len({each["metadata"].get("namespace") for each in found if each["kind"] != "Namespace"}) != 1:
         raise Problem("not every manifest is in one namespace", folder, "let its kustomization.yaml say `namespace:`")
     return found
