@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -58,15 +59,15 @@ def render(environment: str, release: Release) -> Manifests:
         "model-version": release.version,
         "bundle": release.digest,
     }
-    temporary = paths.STATE / "deploy"
-    temporary.mkdir(parents=True, exist_ok=True)
     content = {
         "resources": [f"../../{folder}"],
         "images": [{"name": "model", **new}],
         "commonAnnotations": {f"pawl/{key}": value for key, value in told.items() if value},
     }
-    (temporary / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    found = list(yaml.safe_load_all(kubectl("kustomize", str(temporary))))
+    paths.STATE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="deploy-", dir=paths.STATE) as temporary:  # two may render at once
+        Path(temporary, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        found = list(yaml.safe_load_all(kubectl("kustomize", temporary)))
     if len({each["metadata"].get("namespace") for each in found if each["kind"] != "Namespace"}) != 1:
         raise Problem("not every manifest is in one namespace", folder, "let its kustomization.yaml say `namespace:`")
     return found
@@ -249,16 +250,20 @@ def alone(space: str, who: str) -> Iterator[None]:
     """Hold the Lease `deploy` of a namespace; raise Unreachable if another does."""
     holder, ended = f"{who} {uuid.uuid4().hex[:8]}", threading.Event()
 
+    def now() -> str:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
     def lease(**metadata: Any) -> str:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {"holderIdentity": holder, "leaseDurationSeconds": HELD, "acquireTime": now, "renewTime": now}
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": HELD, "acquireTime": now(), "renewTime": now()}
         about = {"name": "deploy", "namespace": space, **metadata}
         return json.dumps({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": about, "spec": spec})
 
     def renew() -> None:
         while not ended.wait(HELD / 4):
+            ours = {"op": "test", "path": "/spec/holderIdentity", "value": holder}
+            patch = json.dumps([ours, {"op": "replace", "path": "/spec/renewTime", "value": now()}])
             with contextlib.suppress(Unreachable):  # the next one may do it
-                kubectl("apply", "--server-side", "--field-manager=pawl-lock", "--filename", "-", given=lease())
+                kubectl("patch", "lease", "deploy", "--namespace", space, "--type", "json", "--patch", patch)
 
     try:
         kubectl("create", "--filename", "-", given=lease())

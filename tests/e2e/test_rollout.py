@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.cluster import alone
+
 pytestmark = pytest.mark.e2e
 REGISTRY = os.environ.get("PAWL_REGISTRY", "localhost:5000")
 SPACE, NAME = "model", f"{REGISTRY}/pawl-rollout"
@@ -137,11 +139,17 @@ def test_a_rolling_update_loses_nothing(cluster):
 
 
 def test_scaling_up_and_down_loses_nothing(cluster):
+    def bounds(least, most):  # or the autoscaler would have an opinion meanwhile
+        limits = {"spec": {"minReplicas": least, "maxReplicas": most}}
+        cluster.kubectl("patch", "hpa", "model", "--patch", json.dumps(limits))
+
     with cluster.load(LEAST):
         for _ in range(3):
             for number in (4, 2):
+                bounds(number, number)
                 cluster.kubectl("scale", "deployment/model", f"--replicas={number}")
                 cluster.until(lambda number=number: len(cluster.pods()) == number)
+    bounds(2, 20)
 
 
 def test_a_deleted_pod_takes_no_answer_with_it(cluster):
@@ -282,6 +290,18 @@ def test_of_two_deploys_at_once_one_wins(cluster):
     (won,) = (image for (image, _), (*_, code) in zip((cluster.good, cluster.other), told, strict=True) if code == 0)
     assert next("another deploy is under way" in error for _, error, code in told if code == 3)
     assert set(cluster.pods().values()) == {won}
+
+
+def test_a_lock_is_renewed_while_it_is_held(cluster, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", cluster.environ["KUBECONFIG"])
+    monkeypatch.setattr("scripts.cluster.HELD", 4)
+
+    def renewed():
+        return json.loads(cluster.kubectl("get", "lease", "deploy", "--output=json").stdout)["spec"]["renewTime"]
+
+    with alone(SPACE, "tester"):
+        first = renewed()
+        cluster.until(lambda: renewed() != first)
 
 
 def test_a_release_leaves_the_number_of_pods_to_the_autoscaler(cluster):
