@@ -100,6 +100,8 @@ def cluster(project, tmp_path_factory):
     call("kind", "create", "cluster", "--name", "pawl-rollout", "--kubeconfig", config)
     project.edit("k8s/overlays/local/kustomization.yaml", "value: 1", "value: 2")
     project.edit("k8s/base/deployment.yaml", "progressDeadlineSeconds: 120", "progressDeadlineSeconds: 40")
+    project.edit("k8s/base/deployment.yaml", "requests: {cpu: 250m", "requests: {cpu: 100m")  # six pods on two cores
+    project.edit("k8s/base/scaling.yaml", "averageUtilization: 70", "averageUtilization: 700")
     project.edit("k8s/base/smoke.yaml", '--watch, "10"', '--watch, "2", --slowest, "5000"')
     made = Environment(project, config)
     first, second = made.models.values()
