@@ -91,7 +91,7 @@ def main() -> None:
     facts = {"cores": CORES, "connections": CONNECTIONS, "cycles": cycles, "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": os.getloadavg()[1]}  # fmt: skip
     (RESULTS / "kubernetes.json").write_text(json.dumps({**facts, "median": middle, "ratio": ratio}, indent=1) + "\n")
     lines = [f"| {name} | {each['per_second']:,.0f} | {each['p50_ms']:.3g} | {each['p99_ms']:.3g} |" for name, each in middle.items()]  # fmt: skip
-    text = f"One image at {CORES:g} core, {CONNECTIONS} connections, one row a request, medians of {len(cycles)} cycles. {facts['date']}."
+    text = f"One image at {CORES:g} core, {CONNECTIONS} connections, one row a request, medians of {len(cycles)} cycles, load average {facts['load']:.1f}. {facts['date']}."
     head = "| at | rows/s | p50 ms | p99 ms |\n| --- | --- | --- | --- |"
     (RESULTS / "kubernetes.md").write_text(
         f"# Kubernetes\n\n{text}\n\n{head}\n" + "\n".join(lines) + f"\n\nPod ÷ container: {ratio:.2f} of the rows/s.\n"

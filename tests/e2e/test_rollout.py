@@ -99,7 +99,9 @@ def cluster(project, tmp_path_factory):
     config = tmp_path_factory.mktemp("cluster") / "config"
     call("kind", "create", "cluster", "--name", "pawl-rollout", "--kubeconfig", config)
     project.edit("k8s/overlays/local/kustomization.yaml", "value: 1", "value: 2")
-    project.edit("k8s/base/deployment.yaml", "progressDeadlineSeconds: 120", "progressDeadlineSeconds: 20")
+    project.edit("k8s/base/deployment.yaml", "progressDeadlineSeconds: 120", "progressDeadlineSeconds: 40")
+    project.edit("k8s/base/deployment.yaml", "requests: {cpu: 250m", "requests: {cpu: 100m")  # six pods on two cores
+    project.edit("k8s/base/scaling.yaml", "averageUtilization: 70", "averageUtilization: 700")
     project.edit("k8s/base/smoke.yaml", '--watch, "10"', '--watch, "2", --slowest, "5000"')
     made = Environment(project, config)
     first, second = made.models.values()
@@ -307,7 +309,8 @@ def test_a_lock_is_renewed_while_it_is_held(cluster, monkeypatch):
 def test_a_release_leaves_the_number_of_pods_to_the_autoscaler(cluster):
     cluster.project.edit("k8s/overlays/local/kustomization.yaml", "value: 2", "value: 4")
     with cluster.load(500):
-        assert cluster.deploy(*cluster.good).returncode == 0
+        done = cluster.deploy(*cluster.good)
+        assert done.returncode == 0, done.stdout + done.stderr
         cluster.until(lambda: len(cluster.pods()) == 4)
         asked = subprocess.Popen(cluster.words(*cluster.other), cwd=cluster.project.path, env=cluster.project.environ(KUBECONFIG=cluster.environ["KUBECONFIG"]))  # fmt: skip
         counts = set()
