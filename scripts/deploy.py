@@ -47,6 +47,8 @@ def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tu
     space, image = cluster.space_of(wanted.manifests), wanted.release.image
     cluster.kubectl("version", "--request-timeout=10s")  # a cluster that does not answer is not a bad image
     cluster.prepare(wanted.manifests)
+    # The namespace is nothing to go back to, and who deploys may not change it.
+    wanted = wanted._replace(manifests=[each for each in wanted.manifests if each["kind"] != "Namespace"])
     with cluster.alone(space, track.who(environ)):
         before = cluster.recorded(space) or unrecorded(environment, space)
         extra = cluster.pull_secret(environ, space)

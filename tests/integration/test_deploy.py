@@ -263,6 +263,13 @@ def test_the_identity_stands_on_every_object(cluster):
     assert (kept["version"], kept["image"], kept["digest"], kept["environment"]) == ("3", NEW, DIGEST, "local")
 
 
+def test_what_is_recorded_can_be_applied_by_who_may_not_change_the_namespace(cluster):
+    run()
+
+    assert "kind: Deployment" in (kept := cluster.objects["ConfigMap/release"]["data"]["manifests.yaml"])
+    assert "kind: Namespace" not in kept
+
+
 def test_the_same_release_again_changes_nothing(cluster, capsys):
     run()
     before = cluster.objects
