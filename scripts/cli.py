@@ -30,6 +30,9 @@ def told(main: Callable[Given, int]) -> Callable[Given, int]:
         except BrokenPipeError:  # who read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
         except Problem as problem:
             print(problem, file=sys.stderr)
             return problem.code

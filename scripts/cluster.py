@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import re
+import socket
 import subprocess
 import tempfile
 import threading
@@ -91,6 +92,30 @@ def apply(manifests: Manifests, *more: str) -> None:
     """Apply server-side: what others own, as an autoscaler the number of pods, stays theirs."""
     these = {"apiVersion": "v1", "kind": "List", "items": [each for each in manifests if each["kind"] != "Namespace"]}
     kubectl("apply", *SERVER_SIDE, *more, "--filename", "-", given=json.dumps(these))
+
+
+def straighten(manifests: Manifests) -> list[str]:
+    """Take back what others changed in the pods' template, which applying leaves alone; return who they were."""
+    wanted = next(each for each in manifests if each["kind"] == "Deployment")
+    words = ("deployment", NAME, "--namespace", space_of(manifests))
+    others = hands(_json("get", *words, "--show-managed-fields"))
+    if others:
+        patch = [{"op": "replace", "path": "/spec/template", "value": wanted["spec"]["template"]}]
+        kubectl("patch", *words, "--type", "json", "--field-manager=pawl", "--patch", json.dumps(patch))
+    return others
+
+
+def hands(deployment: Mapping[str, Any]) -> list[str]:
+    """Return who else set something in the pods' template of a Deployment."""
+    managed = deployment["metadata"].get("managedFields", [])
+    own = {each["manager"] for each in managed if "f:template" in each.get("fieldsV1", {}).get("f:spec", {})}
+    return sorted(own - {"pawl"})
+
+
+def running(space: str) -> str:
+    """Return the name of the release that was applied last, whether it answered or not; nothing if it has none."""
+    words = ("get", "deployment", NAME, "--namespace", space, "--ignore-not-found", "--output")
+    return kubectl(*words, "jsonpath={.metadata.annotations.pawl/release}").strip()
 
 
 def remove(these: Manifests, but: Manifests) -> None:
@@ -248,7 +273,7 @@ def record(space: str, done: Recorded) -> None:
 @contextlib.contextmanager
 def alone(space: str, who: str) -> Iterator[None]:
     """Hold the Lease `deploy` of a namespace; raise Unreachable if another does."""
-    holder, ended = f"{who} {uuid.uuid4().hex[:8]}", threading.Event()
+    holder, ended = f"{who} at {socket.gethostname()} ({uuid.uuid4().hex[:8]})", threading.Event()
 
     def now() -> str:
         return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -275,7 +300,9 @@ def alone(space: str, who: str) -> Iterator[None]:
             seconds=held["spec"]["leaseDurationSeconds"]
         )
         if until > datetime.now(UTC):
-            raise Unreachable(f"another deploy is under way: {held['spec']['holderIdentity']}", space, "run it again when that has ended") from error  # fmt: skip
+            what = f"another deploy is under way: {held['spec']['holderIdentity']}, since {held['spec']['acquireTime'][:19]}Z"
+            fix = f"run it again when that has ended; if it was killed, from {until:%H:%M:%S} UTC on"
+            raise Unreachable(what, space, fix) from error
         kubectl(
             "replace", "--filename", "-", given=lease(resourceVersion=held["metadata"]["resourceVersion"])
         )  # one of two wins
@@ -309,11 +336,19 @@ def _json(*words: str) -> dict[str, Any]:
 
 def kubectl(*words: str, given: str | None = None, check: bool = True) -> str:
     """Return what kubectl prints; raise Unreachable with its message if it fails."""
+    patience = () if words[0] == "kustomize" else ("--request-timeout=20s",)
     try:
-        done = subprocess.run(["kubectl", *words], input=given, check=False, capture_output=True, text=True)
+        done = subprocess.run(["kubectl", *words, *patience], input=given, check=False, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise Problem("kubectl is not installed", "PATH", "https://kubernetes.io/docs/tasks/tools") from error
     if check and done.returncode:
-        what = f"kubectl {words[0]} failed: {' '.join(done.stderr.split())[-400:]}"
-        raise Unreachable(what, "the cluster", "kubectl config current-context says which it is")
+        lines = [
+            line for line in done.stderr.splitlines() if line and not re.match(r"[EWI]\d{4} ", line)
+        ]  # not its log
+        fix = "kubectl config current-context says which it is"
+        if "Forbidden" in done.stderr:
+            fix = (
+                "this account may not: an administrator gives it the role, `kubectl apply -k k8s/access/<environment>`"
+            )
+        raise Unreachable(f"kubectl {words[0]} failed: {' '.join(' '.join(lines).split())[-400:]}", "the cluster", fix)
     return done.stdout

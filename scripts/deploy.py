@@ -3,17 +3,20 @@
 python -m scripts.deploy --environment staging --image ghcr.io/me/model@sha256:... --digest sha256:... --version 3
 
 what ran is known -> the cluster is asked whether it would take this -> apply -> every pod ready -> golden rows -> watched for a while ->
-recorded. Whatever fails: what ran before is applied again, as it was. Doing it again changes nothing.
+recorded. Whatever fails, Ctrl+C too: what ran before is applied again, as it was. Doing it again changes nothing.
+`python -m scripts.image --push ghcr.io/me/model` makes an image of models/bundle, and prints its name with its digest.
 Exit code: 0 it answers, 1 it does not, and what ran before runs again, 2 your input, 3 the cluster did not answer, or another deploy runs.
 """
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pawl import bundle, paths
 from pawl.ledger import Release
 from pawl.pipeline import train
 from pawl.problem import Problem, Unreachable
@@ -27,15 +30,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = cli.parser("deploy", __doc__)
     parser.add_argument("--environment", required=True, help="a folder of k8s/overlays")
     parser.add_argument("--image", required=True, help="name@sha256:...: by digest, so that it cannot change")
-    parser.add_argument("--digest", required=True, help="of the bundle that must answer")
-    parser.add_argument("--version", default="", help="of the model, in the registry")
+    parser.add_argument("--digest", help="of the bundle that must answer (that of models/bundle)")
+    parser.add_argument("--version", default="", help="of the model, in the registry: a part of the release's name")
     parser.add_argument("--commit", default="", help="that made it (the one that is checked out)")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", args.image):
         fix = "name@sha256:..., as docker push prints it"
         raise Problem(f"{args.image} does not name an image by its digest", "--image", fix)
+    digest = bundle.digest_of(paths.BUNDLE) if args.digest is None else args.digest
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise Problem(
+            f"{digest or 'nothing'} is no digest of a bundle", "--digest", "sha256:..., as in its manifest.json"
+        )
     commit = (args.commit or train.commit() or "unknown").removesuffix("-dirty")
-    release = Release(commit, args.version, args.digest, args.image, environment=args.environment)
+    release = Release(commit, args.version, digest, args.image, environment=args.environment)
     said, code = deploy(args.environment, Recorded(release, cluster.render(args.environment, release)), environ)
     print(said)
     github.summary(environ, f"{said}\n\n")
@@ -45,12 +53,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tuple[str, int]:
     """Return what happened in a sentence, and the exit code."""
     space, image = cluster.space_of(wanted.manifests), wanted.release.image
-    cluster.kubectl("version", "--request-timeout=10s")  # a cluster that does not answer is not a bad image
+    cluster.kubectl("version")  # a cluster that does not answer is not a bad image
     cluster.prepare(wanted.manifests)
     # The namespace is nothing to go back to, and who deploys may not change it.
     wanted = wanted._replace(manifests=[each for each in wanted.manifests if each["kind"] != "Namespace"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is told to end leads back too
     with cluster.alone(space, track.who(environ)):
         before = cluster.recorded(space) or unrecorded(environment, space)
+        same = before is not None and before.release.image == image and cluster.running(space) == wanted.release.name
         extra = cluster.pull_secret(environ, space)
         refused = f"❌ Not deployed to {environment}: "
         try:
@@ -58,19 +68,22 @@ def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tu
         except Unreachable as error:
             return f"{refused}{error.what}. Nothing was changed.", 1
         try:
-            found = put(wanted, before.manifests if before else [], extra, space)
-        except (Failed, Unreachable) as failed:  # once something was applied, whatever fails leads back
-            said = f"{refused}{failed.args[0]}."
-            return (
-                (back(said, before, wanted.manifests, extra, space), 1)
-                if before
-                else (f"{said} Nothing ran there before.", 1)
-            )
+            found, others = put(wanted, before.manifests if before else [], extra, space)
+        except (
+            Failed,
+            Unreachable,
+            KeyboardInterrupt,
+        ) as failed:  # once something was applied, whatever fails leads back
+            said = f"{refused}{failed.args[0] if failed.args else 'it was stopped'}."
+            if before:
+                return back(said, before, wanted.manifests, extra, space), 1
+            cluster.remove(wanted.manifests, [])
+            return f"{said} Nothing ran there before, and nothing does now.", 1
         if before != wanted:
             cluster.record(space, wanted)
-    same = before is not None and before.release.image == image
     what = f"{found['rows']} golden rows answered right through the Service by `{image}`{watched(found)}"
-    return f"✅ {'Nothing new for' if same else 'Deployed to'} {environment}: {what}.", 0
+    undone = f" Undone: what {', '.join(others)} had changed." if others else ""
+    return f"✅ {'Nothing new for' if same and not others else 'Deployed to'} {environment}: {what}.{undone}", 0
 
 
 def unrecorded(environment: str, space: str) -> Recorded | None:
@@ -81,13 +94,22 @@ def unrecorded(environment: str, space: str) -> Recorded | None:
     return Recorded(release, cluster.render(environment, release)) if image else None
 
 
-def put(wanted: Recorded, before: Manifests, extra: Manifests, space: str) -> dict[str, Any]:
-    """Apply, wait, ask; return what was found. Raise Failed if it does not answer as it should."""
+def put(wanted: Recorded, before: Manifests, extra: Manifests, space: str) -> tuple[dict[str, Any], list[str]]:
+    """Apply, wait, ask; return what was found, and who had changed what ran. Raise Failed if it does not answer as it should."""
+    told("applying")
     cluster.apply([*wanted.manifests, *extra])
+    others = cluster.straighten(wanted.manifests)
+    told("waiting for the pods")
     cluster.settle(space)
     if before:
         cluster.remove(before, wanted.manifests)
-    return verify(wanted, space)
+    told("asking the golden rows")
+    return verify(wanted, space), others
+
+
+def told(step: str) -> None:
+    """Say on standard error what is done: it takes a while."""
+    print(f"{step} ...", file=sys.stderr, flush=True)
 
 
 def verify(wanted: Recorded, space: str) -> dict[str, Any]:
@@ -103,8 +125,10 @@ def verify(wanted: Recorded, space: str) -> dict[str, Any]:
 def back(said: str, before: Recorded, tried: Manifests, extra: Manifests, space: str) -> str:
     """Let run again what ran before; return what was said, and how that went."""
     image, started = before.release.image, time.monotonic()
+    told("going back")
     try:
         cluster.apply([*before.manifests, *extra])
+        cluster.straighten(before.manifests)
         cluster.settle(space)
         seconds = time.monotonic() - started
         cluster.remove(tried, before.manifests)

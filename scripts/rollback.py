@@ -8,6 +8,7 @@ Exit code: 0 it answers, 1 it does not, and what ran before runs again, 2 your i
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -34,32 +35,31 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     current, served = cluster.recorded(space), kept.champion()
     if current is None:
         raise Problem(f"nothing was deployed to {environment}", space, "python -m scripts.deploy")
-    target = chosen(current.release, known(environment, space, kept), rejected(kept), args.to)
-    said, code = deploy.deploy(environment, target, environ)
-    print(said)
-    github.summary(environ, f"↩ From `{current.release.name}` to `{target.release.name}`: {args.reason}\n\n{said}\n\n")
-    if code or served is None or served.environment != environment or served.version == target.release.version:
-        return code
-    words = [
-        "--rollback",
-        served.version,
-        "--to",
-        target.release.version,
-        "--reason",
-        args.reason,
-        "--image",
-        target.release.image,
-    ]
-    if code := promote.main(words, environ):
-        raise_by_hand = "python -m scripts.promote " + " ".join(f"'{word}'" if " " in word else word for word in words)
-        print(f"‼ The pods went back, the alias did not: {raise_by_hand}", file=sys.stderr)
-        return code
-    told = {"rejected": served.version, "reason": args.reason}
-    fields = ("version", "digest", "image", "environment", "commit")
-    more = [word for name in fields for word in (f"--{name}", getattr(target.release, name))]
-    return ledger.main(
-        ["release", *more, *(word for name, value in told.items() for word in (f"--{name}", value))], environ
+    there = known(environment, space, kept)
+    left = cluster.running(space) or current.release.name
+    target = chosen(
+        left, there, rejected(kept.releases()) | rejected([each.release for each in cluster.earlier(space)]), args.to
     )
+    ran = next((each.release for each in there if each.release.name == left), None)
+    mark = {"rejected": (ran.version if ran else "") or left, "reason": " ".join(args.reason.split())[:300]}
+    release = msgspec.structs.replace(target.release, made="", by="", verdict="", **mark)
+    print(f"↩ {environment}: from {left} to {release.name}: {args.reason}")
+    said, code = deploy.deploy(
+        environment, Recorded(release, target.manifests or cluster.render(environment, release)), environ
+    )
+    print(said)
+    github.summary(environ, f"↩ From `{left}` to `{release.name}`: {args.reason}\n\n{said}\n\n")
+    if code or served is None or served.environment != environment or served.version == release.version:
+        print("" if code else "The alias `champion` and the ledger are not of this environment: they stay.\n", end="")
+        return code
+    words = ["--rollback", served.version, "--to", release.version, "--reason", args.reason, "--image", release.image]
+    if code := promote.main(words, environ):
+        by_hand = " ".join(shlex.quote(word) for word in ("python", "-m", "scripts.promote", *words))
+        print(f"‼ The pods went back, the alias did not: {by_hand}", file=sys.stderr)
+        return code
+    told = {name: getattr(release, name) for name in ("version", "digest", "image", "environment", "commit")}
+    told |= {"rejected": served.version, "reason": args.reason}
+    return ledger.main(["release", *(word for name, value in told.items() for word in (f"--{name}", value))], environ)
 
 
 def known(environment: str, space: str, kept: Ledger) -> list[Recorded]:
@@ -74,33 +74,31 @@ def known(environment: str, space: str, kept: Ledger) -> list[Recorded]:
     return [*there, *(Recorded(each, []) for each in told if each.name not in found)]
 
 
-def rejected(kept: Ledger) -> set[str]:
-    """Return the versions that were taken back, and not released since."""
+def rejected(releases: Sequence[Release]) -> set[str]:
+    """Return what was taken back, and not released since: versions, or names of releases. releases: the newest first."""
     out: set[str] = set()
-    for each in reversed(kept.releases()):
-        out = (out - {each.version}) | ({each.rejected} - {""})
+    for each in reversed(releases):
+        out = (out - {each.version, each.name}) | ({each.rejected} - {""})
     return out
 
 
-def chosen(current: Release, releases: Sequence[Recorded], refused: set[str], to: str) -> Recorded:
-    """Return the release to go back to: what is asked for, or the newest before the current one that nobody took back."""
-    others = [each for each in releases if each.release.name != current.name]
+def chosen(left: str, releases: Sequence[Recorded], refused: set[str], to: str) -> Recorded:
+    """Return the release to go back to: what is asked for, or the newest before `left` that nobody took back.
+
+    Where `left` is no release, as it never answered, that is the newest of all.
+    """
+    others = [each for each in releases if each.release.name != left]
     names = ", ".join(each.release.name for each in others) or "none"
     if to:
         found = [each for each in others if to in {each.release.name, each.release.version}]
         if not found:
-            raise Problem(f"there is no earlier release {to}", "--to", f"one of: {names}")
-    else:
-        place = next((number for number, each in enumerate(releases) if each.release.name == current.name), -1)
-        before = [each for each in releases[place + 1 :] if each.release.name != current.name]
-        found = [each for each in before if each.release.version not in refused]
-        if not found:
-            raise Problem(f"there is no release before {current.name} to go back to", "the cluster and the ledger", f"name one with --to: {names}")  # fmt: skip
-    target = found[0]
-    if target.manifests:
-        return target
-    release = msgspec.structs.replace(target.release, made="", by="", verdict="", rejected="", reason="")
-    return Recorded(release, cluster.render(current.environment, release))
+            raise Problem(f"there is no other release {to}", "--to", f"one of: {names}")
+        return found[0]
+    place = next((number for number, each in enumerate(releases) if each.release.name == left), -1)
+    found = [each for each in releases[place + 1 :] if not refused & {each.release.version, each.release.name}]
+    if not found:
+        raise Problem(f"there is no release before {left} to go back to", "the cluster and the ledger", f"name one with --to: {names}")  # fmt: skip
+    return found[0]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python -m scripts.status          [--json]
 
-Exit code: 0 all agree, 1 they do not, 2 your input, 3 the registry did not answer. A cluster that does not answer is told, and no error.
+Exit code: 0 all agree, 1 they do not, 2 your input, 3 the registry or the cluster did not answer.
 """
 
 import json
@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     kept = Ledger()
     released = kept.champion()
     champion, where = of_registry()
-    environments = {path.name: environment(path.name) for path in sorted(cluster.OVERLAYS.iterdir())}
+    environments: dict[str, dict[str, Any]] = {}
+    for path in sorted(cluster.OVERLAYS.iterdir()):
+        environments[path.name] = environment(path.name)
+        if "Forbidden" not in environments[path.name].get("error", "Forbidden"):  # the others would not answer either
+            break
     wrong = disagreements(environments, champion, released)
     if args.json:
         told = {
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
             "disagreements": wrong,
         }
         print(json.dumps(told, indent=1))
-        return 1 if wrong else 0
+        return ended(environments, wrong)
     for name, found in environments.items():
         print(f"{name:<12} {line(found)}")
         print("".join(f"{'':<12} {each}\n" for each in addresses(found)), end="")
@@ -45,7 +49,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     print(f"{'ledger':<12} {last or 'no release'}")
     print(f"{'pages':<12} MLflow: {environ.get('MLFLOW_TRACKING_URI') or '`make ui`'}")
     print("".join(f"‼ {each}\n" for each in wrong), end="")
-    return 1 if wrong else 0
+    return ended(environments, wrong)
+
+
+def ended(environments: Mapping[str, Mapping[str, Any]], wrong: Sequence[str]) -> int:
+    """Return the exit code."""
+    return 1 if wrong else 3 if all("error" in found for found in environments.values()) else 0
 
 
 def of_registry() -> tuple[dict[str, str], str]:
@@ -60,7 +69,7 @@ def environment(name: str) -> dict[str, Any]:
     space = cluster.space_of(cluster.render(name, Release("unknown", "", "", "model")))
     try:
         recorded = cluster.recorded(space)
-        found = cluster.kubectl("get", "deployment", cluster.NAME, "--namespace", space, "--ignore-not-found", "--output", "json")  # fmt: skip
+        found = cluster.kubectl("get", "deployment", cluster.NAME, "--namespace", space, "--ignore-not-found", "--show-managed-fields", "--output", "json")  # fmt: skip
     except Unreachable as error:
         return {"space": space, "error": error.what}
     except Problem as problem:
@@ -75,6 +84,9 @@ def environment(name: str) -> dict[str, Any]:
         "version": release and release.version,
         "digest": release and release.digest,
         "recorded": release and release.image,
+        "running": deployment["metadata"].get("annotations", {}).get("pawl/release", ""),
+        "hands": cluster.hands(deployment),
+        "settled": cluster.settled(deployment),
         "image": deployment["spec"]["template"]["spec"]["containers"][0]["image"],
         "ready": deployment.get("status", {}).get("readyReplicas", 0),
         "wanted": deployment["spec"].get("replicas", 1),
@@ -87,11 +99,20 @@ def disagreements(environments: Mapping[str, Mapping[str, Any]], champion: Mappi
     for name, found in environments.items():
         if "image" not in found:
             continue
-        if found["image"] != found["recorded"]:
-            what = f"was deployed last: {found['recorded']}" if found["recorded"] else "was put there by scripts.deploy"
-            said.append(f"{name} runs {found['image']}, which is not what {what}")
-        if found["ready"] < found["wanted"]:
-            said.append(f"{name} has {found['ready']} of {found['wanted']} pods ready")
+        if found["image"] != found["recorded"] or found["running"] != (found["release"] or ""):
+            again = f"`python -m scripts.rollback --environment {name} --reason ...` goes back to {found['release']}"
+            what = (
+                f"not {found['release']}, which answered right last; {again}"
+                if found["release"]
+                else "and nothing was deployed"
+            )
+            said.append(f"{name} runs {found['running'] or 'what somebody put there'} by {found['image']}, {what}")
+        if found["hands"]:
+            said.append(f"the pods of {name} were changed by {', '.join(found['hands'])}: a deploy undoes that")
+        if not found["settled"]:
+            said.append(
+                f"{name} is being rolled out, or is stuck: {found['ready']} of {found['wanted']} pods are ready"
+            )
     if released and champion and (released.version, released.digest) != (champion["version"], champion["digest"]):
         said.append(
             f"the ledger's last release is version {released.version}, the registry's champion version {champion['version']}"
@@ -108,7 +129,7 @@ def disagreements(environments: Mapping[str, Mapping[str, Any]], champion: Mappi
 def line(found: Mapping[str, Any]) -> str:
     """Return an environment in a line."""
     if "error" in found:
-        return f"? {found['error']}"
+        return "? this account may not look into it" if "Forbidden" in found["error"] else f"? {found['error']}"
     if "image" not in found:
         return f"nothing runs in {found['space']}"
     return f"{found['release'] or 'by hand'}  {found['ready']}/{found['wanted']} pods ready  {found['digest'] or ''}\n{'':<12} {found['image']}"

@@ -14,6 +14,7 @@ import yaml
 import scripts.cluster
 from pawl.ledger import Ledger, Release
 from scripts import deploy, ledger, rollback, status
+from scripts.cluster import Recorded
 
 ROOT = Path(__file__).parents[2]
 NEW = "ghcr.io/me/model@sha256:" + "b" * 64
@@ -69,16 +70,21 @@ elif words[0] in ("apply", "create", "replace") and "--filename" in words:
                 fail("Error from server (AlreadyExists): " + key)
             else:
                 objects[key] = one
+elif call == "patch deployment":
+    (change,) = json.loads(words[words.index("--patch") + 1])
+    objects["Deployment/model"]["spec"]["template"], state["managed"] = change["value"], []
 elif words[0] == "delete":
     name = words[1] if "/" in words[1] else words[1] + "/" + words[2]
     for key in [each for each in objects if each.lower() == name.lower()]:
         del objects[key]
+elif call == "get deployment" and "annotations" in "".join(words):
+    told = objects.get("Deployment/model", {{}}).get("metadata", {{}}).get("annotations", {{}}).get("pawl/release", "")
 elif call == "get deployment" and "json" not in words:
     told = image() or ""
 elif call == "get deployment" and image():
     ready = 0 if image() in state["broken"] else 2
     state["lags"] -= 1
-    told = json.dumps({{"metadata": {{"generation": 1}}, "spec": {{**objects["Deployment/model"]["spec"], "replicas": 2, "progressDeadlineSeconds": state["deadline"]}}, "status": {{"observedGeneration": int(state["lags"] < 0), "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
+    told = json.dumps({{"metadata": {{**objects["Deployment/model"].get("metadata", {{}}), "generation": 1, "managedFields": state["managed"]}}, "spec": {{**objects["Deployment/model"]["spec"], "replicas": 2, "progressDeadlineSeconds": state["deadline"]}}, "status": {{"observedGeneration": int(state["lags"] < 0), "updatedReplicas": 2, "replicas": 2, "availableReplicas": ready, "conditions": state["conditions"]}}}})
 elif call == "get job":
     state["waits"] -= 1
     told = json.dumps({{"status": {{}} if state["waits"] >= 0 else {{"succeeded": 1}}}})
@@ -136,6 +142,7 @@ class Cluster:
             broken=[],
             applied=[],
             waits=0,
+            managed=[],
             lags=0,
             deadline=-1,
             pods=[],
@@ -220,7 +227,7 @@ def test_a_good_image_is_applied_asked_and_told(cluster, capsys, tmp_path):
     code = run(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
 
     said, told = capsys.readouterr()
-    assert (code, told) == (0, "")
+    assert (code, told) == (0, "applying ...\nwaiting for the pods ...\nasking the golden rows ...\n")
     assert said == f"✅ Deployed to local: 38 golden rows answered right through the Service by `{NEW}`.\n"
     assert (tmp_path / "summary.md").read_text().strip() == said.strip()
     assert [images(manifests) for manifests in cluster.applied] == [{"Deployment": NEW, "CronJob": NEW}]
@@ -280,6 +287,42 @@ def test_the_same_release_again_changes_nothing(cluster, capsys):
     assert cluster.objects == before
 
 
+def test_who_stops_a_deploy_finds_what_ran_before(cluster, capsys, monkeypatch):
+    errors = iter([KeyboardInterrupt])
+
+    def settle(_):
+        for error in errors:
+            raise error
+
+    monkeypatch.setattr("scripts.cluster.settle", settle)
+
+    assert run() == 1
+    assert f"❌ Not deployed to local: it was stopped. Back in 0 s: `{OLD}` runs again." in capsys.readouterr().out
+    assert "Lease/deploy" not in cluster.objects
+
+
+def test_what_somebody_changed_by_hand_is_undone_and_said(cluster, capsys):
+    run()
+    template = cluster.objects["Deployment/model"]["spec"]["template"]
+    edited = [{"manager": name, "fieldsV1": {"f:spec": {"f:template": {}}}} for name in ("pawl", "kubectl-set")]
+    cluster.set(managed=[*edited, {"manager": "autoscaler", "fieldsV1": {"f:spec": {"f:replicas": {}}}}])
+    capsys.readouterr()
+
+    assert run() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("✅ Deployed to local")
+    assert said.endswith("Undone: what kubectl-set had changed.\n")
+    (patch,) = [words for words in cluster.calls if words[0] == "patch"]
+    assert json.loads(patch[patch.index("--patch") + 1])[0]["value"] == template
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "sha256:abc", f"{DIGEST}x"])
+def test_a_digest_that_is_none_is_refused_before_anything_is_done(cluster, capsys, digest):
+    assert run(digest=digest) == 2
+    assert "is no digest of a bundle" in capsys.readouterr().err
+    assert cluster.verbs == []
+
+
 def test_going_back_applies_what_was_recorded_not_todays_files(cluster, capsys):
     run("local", OLD)
     service = Path("k8s/base/service.yaml")
@@ -309,11 +352,18 @@ def test_what_a_release_no_longer_has_is_deleted(cluster):
 
 
 def test_two_deploys_at_once_are_one(cluster, capsys):
-    held = {"holderIdentity": "somebody 1", "leaseDurationSeconds": 90, "renewTime": "2999-01-01T00:00:00.000000Z"}
+    held = {
+        "holderIdentity": "somebody 1",
+        "leaseDurationSeconds": 90,
+        "acquireTime": "2998-01-01T00:00:00.000000Z",
+        "renewTime": "2999-01-01T00:00:00.000000Z",
+    }
     cluster.set(objects=cluster.objects | {"Lease/deploy": {"metadata": {"resourceVersion": "7"}, "spec": held}})
 
     assert run() == 3
-    assert "another deploy is under way: somebody 1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another deploy is under way: somebody 1, since 2998-01-01T00:00:00Z" in said
+    assert "if it was killed, from 00:01:30 UTC on" in said
     assert cluster.applied == []
     assert "Lease/deploy" in cluster.objects
 
@@ -456,8 +506,9 @@ def test_where_nothing_ran_before_it_says_so(cluster, capsys, fault):
 
     assert code == 1
     assert BAD[fault] in (said := capsys.readouterr().out)
-    assert said.endswith("Nothing ran there before.\n")
+    assert said.endswith("Nothing ran there before, and nothing does now.\n")
     assert len(cluster.applied) == 1
+    assert "Deployment/model" not in cluster.objects
 
 
 @pytest.mark.parametrize("before", ["model", "pawl:3f2a", "host:5000/me/model", "host:5000/me/model:v1"])
@@ -649,7 +700,7 @@ def test_going_back_to_a_named_release_or_version(cluster, released, capsys):
     assert rollback.main(["--environment", "local", "--reason", "no", "--to", "1"], {}) == 0
     assert cluster.image.endswith("1" * 64)
     assert rollback.main(["--environment", "local", "--reason", "no", "--to", "9"], {}) == 2
-    assert "there is no earlier release 9" in capsys.readouterr().err
+    assert "there is no other release 9" in capsys.readouterr().err
 
 
 def test_a_rollback_that_does_not_answer_moves_no_alias(cluster, released, capsys):
@@ -669,6 +720,47 @@ def test_where_the_cluster_forgot_a_release_the_ledger_names_its_image(cluster, 
     assert cluster.image.endswith("2" * 64)
 
 
+def test_after_a_deploy_that_was_killed_going_back_means_what_answered_last(cluster, released):
+    made = scripts.cluster.render("local", Release("unknown", "4", DIGEST, NEW))
+    cluster.set(
+        objects=cluster.objects | {"Deployment/model": next(one for one in made if one["kind"] == "Deployment")}
+    )
+
+    assert rollback.main(["--environment", "local", "--reason", "it was killed"], {}) == 0
+    assert cluster.image.endswith("3" * 64)
+    assert released == []  # the champion was never another
+    assert served()[0] == "3"
+
+
+def test_without_a_ledger_what_was_left_is_no_place_to_go_back_to(cluster, capsys):
+    git("init", "--quiet")
+    cluster.set(said=cluster.said | {NEW: right(), OLD: right()})
+    third = "ghcr.io/me/model@sha256:" + "c" * 64
+    cluster.set(said=cluster.said | {third: right()})
+    words = ["--environment", "local", "--reason", "no"]
+    scripts.cluster.record("model", Recorded(Release("unknown", "1", DIGEST, OLD), scripts.cluster.render("local", Release("unknown", "1", DIGEST, OLD))))  # fmt: skip
+    stamp(cluster, "1")
+    for number, image in (("2", NEW), ("3", third)):
+        assert run("local", image, "--version", number) == 0
+        stamp(cluster, number)
+
+    assert rollback.main(words, {}) == 0
+    assert cluster.image == NEW
+    stamp(cluster, "4")
+    assert "The alias `champion` and the ledger are not of this environment: they stay." in capsys.readouterr().out
+    assert rollback.main(words, {}) == 0
+    assert cluster.image == OLD
+    assert json.loads(cluster.objects["ConfigMap/release"]["data"]["release.json"])["reason"] == "no"
+
+
+def stamp(cluster, number):
+    """Give the release that was kept last a time of its own: tests are faster than a second."""
+    name = max(key for key in cluster.objects if key.startswith("ConfigMap/release-2"))
+    objects = cluster.objects
+    objects[f"ConfigMap/release-1{number}"] = objects.pop(name) | {"metadata": {"name": f"release-1{number}"}}
+    cluster.set(objects=objects)
+
+
 def test_what_was_deployed_and_never_released_is_no_place_to_go_back_to(cluster, released):
     cluster.set(said=cluster.said | {NEW: right(), OLD: right()})
     run("local", OLD, "--version", "4")  # its promotion failed
@@ -686,18 +778,26 @@ def test_there_is_nothing_to_go_back_to(cluster, capsys):
     assert "nothing was deployed to local" in capsys.readouterr().err
 
 
-ENVIRONMENT = {"space": "model", "release": "3-ccccccc-a", "version": "3", "digest": "sha256:d", "recorded": "a", "image": "a", "ready": 2, "wanted": 2}  # fmt: skip
+NAME = "3-ccccccc-a"
+ENVIRONMENT = {
+    "space": "model", "release": NAME, "version": "3", "digest": "sha256:d", "recorded": "a", "running": NAME, "image": "a", "hands": [],
+    "settled": True, "ready": 2, "wanted": 2,
+}  # fmt: skip
 CHAMPION = {"version": "3", "digest": "sha256:d"}
 LEDGER = Release("c" * 40, "3", "sha256:d", "a", environment="local")
+BACK = f"not {NAME}, which answered right last; `python -m scripts.rollback --environment local --reason ...` goes back to {NAME}"
 TOLD = [
     ({}, CHAMPION, LEDGER, []),
-    ({"image": "b"}, CHAMPION, LEDGER, ["local runs b, which is not what was deployed last: a"]),
-    ({"image": "b", "recorded": None}, CHAMPION, LEDGER, ["local runs b, which is not what was put there by scripts.deploy"]),
-    ({"ready": 1}, CHAMPION, LEDGER, ["local has 1 of 2 pods ready"]),
+    ({"image": "b"}, CHAMPION, LEDGER, [f"local runs {NAME} by b, {BACK}"]),
+    ({"running": "4-d-a"}, CHAMPION, LEDGER, [f"local runs 4-d-a by a, {BACK}"]),
+    ({"recorded": None, "release": None, "running": ""}, CHAMPION, None, [
+        "local runs what somebody put there by a, and nothing was deployed", "the registry has a champion, the ledger no release",
+    ]),
+    ({"hands": ["kubectl-set"]}, CHAMPION, LEDGER, ["the pods of local were changed by kubectl-set: a deploy undoes that"]),
+    ({"settled": False}, CHAMPION, LEDGER, ["local is being rolled out, or is stuck: 2 of 2 pods are ready"]),
     ({}, CHAMPION | {"version": "2"}, LEDGER, ["the ledger's last release is version 3, the registry's champion version 2"]),
     ({}, {}, LEDGER, ["the ledger has a release, the registry no champion"]),
-    ({}, CHAMPION, None, ["the registry has a champion, the ledger no release"]),
-    ({"release": "4-c-b"}, CHAMPION, LEDGER, ["the ledger says that 3-ccccccc-a is served in local, and 4-c-b is"]),
+    ({"release": "4-c-b", "running": "4-c-b"}, CHAMPION, LEDGER, [f"the ledger says that {NAME} is served in local, and 4-c-b is"]),
     ({}, {}, None, []),
 ]  # fmt: skip
 
