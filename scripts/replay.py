@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     kind = args.out.suffix if args.out else ""
     if args.rows < 1 or not 0 <= (args.max_changed or 0) <= 1 or kind not in {"", ".parquet", ".json"}:
         parser.error("--rows is at least 1, --max-changed a share from 0 to 1, and --out ends in .parquet or .json")
+    if args.url and not args.url.startswith(("http://", "https://")):
+        parser.error(f"--url {args.url}: an address begins with http://")
     if args.out:
         try:
             args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +175,7 @@ def logged(url: str, found: Found) -> Iterator[tuple[int, Logged]]:
     except Exception as error:  # each store has exceptions of its own
         raise Unreachable(f"the log cannot be read: {type(error).__name__}: {error}", at, "see that the store answers; if a shipper took it away, run again") from error  # fmt: skip
     if not segments:
-        raise Problem("there is no complete segment of a prediction log", url, "give PAWL_LOG_DIR of the service, or where scripts.ship keeps it; one that ends in .open is not complete")  # fmt: skip
+        raise Problem("there is no complete segment of a prediction log", url, "give PAWL_LOG_DIR of the service, or where scripts.ship keeps it; one that ends in .open is complete after PAWL_LOG_SEGMENT_SECONDS, or when the service ends")  # fmt: skip
 
 
 def batches(rows: Iterable[tuple[int, Logged]]) -> Iterator[list[Logged]]:

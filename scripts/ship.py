@@ -57,7 +57,7 @@ def opened(url: str) -> tuple[Any, str]:
         place, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         fix = "give an address of fsspec; s3://, gs:// and abfs:// need requirements/s3.txt, gs.txt, azure.txt"
-        raise Problem(f"{url} cannot be used: {error}", "--to", fix) from error
+        raise Problem(f"{url} cannot be used: {error}", url, fix) from error
     return place, str(root).rstrip("/")
 
 

@@ -185,7 +185,7 @@ def test_a_segment_that_is_still_written_and_other_files_are_left_out(bundles, w
 
     assert ask(log, "--bundle", bundles["binary"])["rows"] == 200
     segment.unlink()
-    assert "one that ends in .open is not complete" in ask(log, "--bundle", bundles["binary"], code=2)
+    assert "one that ends in .open is complete after" in ask(log, "--bundle", bundles["binary"], code=2)
     assert "no complete segment" in ask(log / "nowhere", "--bundle", bundles["binary"], code=2)
 
 
