@@ -25,8 +25,8 @@ START = """
 import os, sys
 from pawl.serving import __main__ as service, app, server
 server.HEADER_SECONDS, server.REQUEST_SECONDS, server.KEEP_SECONDS, app.BODY_SECONDS = 1, 2, 3, 1
-if longer := os.environ.get("BODY_SECONDS"):
-    server.REQUEST_SECONDS, app.BODY_SECONDS = 2 * int(longer), int(longer)
+if longer := int(os.environ.get("SECONDS", "0")):
+    server.HEADER_SECONDS, server.REQUEST_SECONDS, server.KEEP_SECONDS, app.BODY_SECONDS = longer, 2 * longer, 3 * longer, longer
 sys.exit(service.main())
 """
 HARM = 40_000_000  # bytes by which a service may grow
@@ -251,7 +251,7 @@ def test_endless_headers_trailers_and_extensions_are_refused_and_not_kept(servic
 
 def test_bodies_that_do_not_end_are_kept_up_to_a_limit(folder, one):
     part = b" " * 3_900_000
-    with running(folder, BODY_SECONDS="5") as service:  # in which all of them have begun
+    with running(folder, SECONDS="5") as service:  # in which all of them have begun
         before = service.peak
         connections = [service.connect() for _ in range(60)]
         for connection in connections:
@@ -382,7 +382,7 @@ def test_five_hundred_connections_at_once_are_all_answered(service, one):
 def test_ten_thousand_connections_at_once_are_answered_or_told_to_come_again(folder, one):
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the service gets the same
-    with running(folder) as service:
+    with running(folder, SECONDS="60") as service:  # to connect takes its time
         connections = [service.connect() for _ in range(min(10_000, most - 200))]
         for _ in range(2):
             service.process.send_signal(signal.SIGSTOP)  # all arrive at once
