@@ -425,7 +425,7 @@ def page(report: dict[str, Any]) -> str:
     if "trees" in report:
         share, taken_ms = report["trees"]["share"]["median"], get("trees", "ms")
         lines.append(
-            f"\nOf our time for a batch of {BATCH:,} rows LightGBM's own prediction is {share:.0%} ({taken_ms} ms)."
+            f"\nLightGBM's own prediction of a batch of {BATCH:,} rows, all trees at once, takes {share:.0%} of our whole time for it ({taken_ms} ms)."
         )
     lines += [f"\nNot measured, {name}: {why}" for name, why in report["absent"].items()]
     lines += [f"\nDisturbed: in {disturbed} cycles others took more than {FOREIGN} core."] if disturbed else []
