@@ -123,8 +123,8 @@ def relayed(model: bytes, outputs: int) -> tuple[bytes, list[int]]:
     """Return a text model that can be asked a part of its trees after another, and at which rounds the parts begin.
 
     Before each part but the first stands a tree per output which gives what its own feature holds: what the trees before gave. So the sum
-    is made in the order of the whole model, to the last bit, while each part stays in the processor's cache. Where that feature holds 0,
-    nothing changes. Features and leaves that are linear are LightGBM's own: "Linear trees", its parameter linear_tree.
+    is made in the order of the whole model, to the last bit, while each part stays in the processor's cache. A leaf that gives a
+    feature is LightGBM's own: its linear trees.
     """
     head, _, rest = model.partition(b"\n\nTree=0\n")
     body, end, tail = rest.partition(b"end of trees")
