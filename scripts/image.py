@@ -1,9 +1,11 @@
-"""Build the image of the service from models/bundle; push it, and say by which digest it is known.
+"""Build the image of the service from models/bundle, or that of training; push it, and say by which digest it is known.
 
 python -m scripts.image                               for this machine: pawl:<commit>
-python -m scripts.image --push ghcr.io/me/model --version 3
+python -m scripts.image --push ghcr.io/me/project --version 3              ghcr.io/me/project/model-server@sha256:...
+python -m scripts.image trainer --push ghcr.io/me/project --attest         with SBOM and provenance beside it
 
-Exit code: 0 done, 2 your input, 3 docker or the registry did not answer.
+In a workflow the tags are the commit, v<version> and latest; what was pushed of this commit is not built again, and a tag that names another model's image
+is left. Exit code: 0 done, 2 your input, 3 docker or the registry did not answer.
 """
 
 import json
@@ -11,53 +13,101 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-from pawl import bundle, paths
+from pawl import bundle, oci, paths
 from pawl.problem import Problem, Unreachable
 from scripts import cli, github
+
+SERVER, TRAINER = "model-server", "trainer"
+FILES = {SERVER: ["--file=Dockerfile.serve"], TRAINER: ["--file=Dockerfile.train", "--target=project"]}
+REVISION, DIGEST = "org.opencontainers.image.revision", "pawl.model.digest"
+ATTEST = ("--attest=type=sbom", "--attest=type=provenance,mode=max")
+NOTED = paths.STATE / "image.json"
 
 
 @cli.told
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Build, and push where asked to."""
     parser = cli.parser("image", __doc__)
-    parser.add_argument("--push", metavar="NAME", type=str.lower, help="registry/owner/name")
+    parser.add_argument("which", nargs="?", choices=FILES, default=SERVER)
+    parser.add_argument("--push", metavar="PLACE", help="registry/owner/name")
     parser.add_argument("--version", default="", help="the model's version in the registry")
+    parser.add_argument(
+        "--attest",
+        action="store_true",
+        help="SBOM and provenance beside it: takes a builder that can, such as setup-buildx-action's",
+    )
     args = parser.parse_args(argv)
-    image = build(args.push, args.version, environ)
+    image = build(args.which, oci.place(args.push) if args.push else "", args.version, environ, attest=args.attest)
     print(image)
-    github.output(environ, image=image)
+    name, _, digest = image.partition("@")
+    github.output(environ, image=image, name=name, digest=digest)
     return 0
 
 
-def build(push: str | None, version: str, environ: Mapping[str, str]) -> str:
+def build(which: str, place: str, version: str, environ: Mapping[str, str], *, attest: bool = False) -> str:
     """Return the image: name@digest where it was pushed, name:tag where not."""
-    manifest, _ = bundle.read(paths.BUNDLE)
     found = subprocess.run(["git", "rev-parse", "HEAD"], check=False, capture_output=True, text=True).stdout.strip()
     commit = environ.get("GITHUB_SHA") or found or "unknown"
-    tag = f"{push or github.project().lower()}:{commit[:12]}"
-    noted = paths.STATE / "image.json"
-    noted.parent.mkdir(exist_ok=True)
-    facts = {
-        "LOCK": "serving-full" if manifest["not_compiled"] else "serving",
-        "COMMIT": commit,
-        "MODEL_VERSION": version,
-        "DIGEST": manifest["digest"],
-        "SOURCE": source(environ),
-    }
-    given = [word for name, value in facts.items() for word in ("--build-arg", f"{name}={value}")]
-    where = ["--push"] if push else ["--load"]
-    words = ["docker", "buildx", "build", "--file", "Dockerfile.serve", "--tag", tag, *given, *where]
+    facts = {"COMMIT": commit, "SOURCE": source(environ)}
+    labels = {REVISION: commit}
+    if which == SERVER:
+        manifest, _ = bundle.read(paths.BUNDLE)
+        lock = "serving-full" if manifest["not_compiled"] else "serving"
+        facts |= {"LOCK": lock, "MODEL_VERSION": version, "DIGEST": manifest["digest"]}
+        labels[DIGEST] = manifest["digest"]
+    name = f"{place}/{which}" if place else github.project().lower() + ("" if which == SERVER else f"-{which}")
+    tags = [commit[:12]]
+    if place and "GITHUB_SHA" in environ:  # elsewhere files may differ from their commit
+        more = [*([f"v{version}"] if version else []), "latest"]
+        there = pushed(f"{name}:{tags[0]}")
+        if there and labels.items() <= labels_of(there).items():
+            return tagged(f"{name}@{there['manifest']['digest']}", name, more)
+        if there:
+            print(
+                f"note: {name}:{tags[0]} is of {labels_of(there)}: it is left, this one is known by its digest",
+                file=sys.stderr,
+            )
+        tags = [*([] if there else tags), *more]
+    given = [f"--build-arg={key}={value}" for key, value in facts.items()]
+    words = ["build", *FILES[which], *(f"--tag={name}:{tag}" for tag in tags), *given, *(ATTEST if attest else ())]
+    NOTED.parent.mkdir(exist_ok=True)
+    if buildx(*words, "--push" if place else "--load", f"--metadata-file={NOTED}", ".").returncode:
+        raise Unreachable("docker did not build or push the image", f"{name}:{tags[0]}", "see its message above; docker login; is the engine up?")  # fmt: skip
+    return f"{name}@{json.loads(NOTED.read_text())['containerimage.digest']}" if place else f"{name}:{tags[0]}"
+
+
+def pushed(reference: str) -> dict[str, Any] | None:
+    """Return what a registry has under a tag: {manifest: {digest}, image: {config}}; None if there is none, or the registry does not say."""
+    done = buildx(
+        "imagetools", "inspect", reference, "--format={{json .}}", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else None
+
+
+def labels_of(there: Mapping[str, Any]) -> dict[str, str]:
+    """Return by which of our labels an image is known."""
+    config = there.get("image", {}).get("config", {})
+    return {name: value for name, value in (config.get("Labels") or {}).items() if name in {REVISION, DIGEST}}
+
+
+def tagged(image: str, name: str, tags: Sequence[str]) -> str:
+    """Let tags name an image that is there; return it."""
+    print(f"{image} is there already", file=sys.stderr)
+    if buildx(
+        "imagetools", "create", *(f"--tag={name}:{tag}" for tag in tags), image, stdout=subprocess.DEVNULL
+    ).returncode:
+        raise Unreachable("the registry did not take the tags", name, "see docker's message above")
+    return image
+
+
+def buildx(*words: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
+    """Run docker buildx; raise Problem without docker."""
     try:
-        done = subprocess.run([*words, "--metadata-file", str(noted), "."], check=False)
+        return subprocess.run(["docker", "buildx", *words], check=False, **more)
     except FileNotFoundError as error:
         raise Problem("docker is not installed", "PATH", "https://docs.docker.com/get-docker") from error
-    if done.returncode:
-        raise Unreachable(
-            "docker did not build or push the image", tag, "see its message above; docker login; is the engine up?"
-        )
-    return f"{push}@{json.loads(Path(noted).read_text())['containerimage.digest']}" if push else tag
 
 
 def source(environ: Mapping[str, str]) -> str:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     words, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     parser = cli.parser("store", __doc__)
     parser.add_argument("verb", choices=("run", "pull", "push"))
-    parser.add_argument("place", type=str.lower)  # registries take no capitals, repositories may have them
+    parser.add_argument("place")
     args = parser.parse_args(words)
     if (args.verb == "run") != bool(command):
         parser.error("a command after -- goes with `run`, and with nothing else")

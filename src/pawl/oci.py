@@ -59,17 +59,25 @@ class Repository(NamedTuple):
         return answer
 
 
+def place(text: str) -> str:
+    """Return the name of a place in a container registry, as registries take it: in small letters; raise Problem if it is none.
+
+    GitHub's owners and repositories may have capitals, the images that are named after them may not.
+    """
+    name = text.lower().rstrip("/")
+    if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+", name):
+        raise Problem(
+            f"{text} names no place in a container registry", "the command line", "for example ghcr.io/me/project"
+        )
+    return name
+
+
 def repository(name: str) -> Repository:
     """Return the repository of a name such as ghcr.io/me/model/registry; raise Problem if it is none."""
     import oras.client
     import oras.logger
 
-    if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+", name):
-        raise Problem(
-            f"{name} names no place in a container registry",
-            "the command line",
-            "for example ghcr.io/me/model/registry, in small letters",
-        )
+    name = place(name)
     oras.logger.setup_logger(quiet=True)
     local = bool(re.match(r"(localhost|127\.0\.0\.1)[:/]", name))
     client = oras.client.OrasClient(hostname=name.partition("/")[0], insecure=local)
