@@ -2,6 +2,7 @@
 
 python -m scripts.promote                                        the version of the model in models/bundle
 python -m scripts.promote --version 3 --image ghcr.io/me/model@sha256:...
+python -m scripts.promote --version 3 --check                    0 if it may be promoted, before anything is deployed
 python -m scripts.promote --best roc_auc --min 0.85              the best run of the experiment: chosen on validation rows, held to 0.85 on test rows
 python -m scripts.promote --rollback 3 --reason "wrong for new customers"     [--to 1] to the version before; 3 is rejected
 python -m scripts.promote --clear 3                              a person takes a rejection back
@@ -42,7 +43,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--to", metavar="VERSION", help="with --rollback: this one instead")
     parser.add_argument("--reason", default="", help="with --rollback: why")
     parser.add_argument("--image", default="", help="that serves it")
+    parser.add_argument("--check", action="store_true", help="only say whether it may be")
     args = parser.parse_args(argv)
+    if args.check and (args.best or args.clear or args.rollback is not None):
+        parser.error("--check goes with --version, or alone")
     if args.rollback is not None and not args.reason.strip():
         parser.error("--rollback needs --reason: it is what the next person reads")
     if (args.to or args.reason) and args.rollback is None:
@@ -70,6 +74,9 @@ def act(store: Store, name: str, args: argparse.Namespace, environ: Mapping[str,
     version = best(store, name, args.best, args.min) if args.best else args.version or mine(store, name)
     commit = released_from(registry.get(store.client, name, version).tags)
     strict = rules.load(paths.GATES).strict
+    if args.check:
+        registry.promotable(store, name, version, commit, register.before, strict=strict)
+        return f"{name} version {version} may be promoted."
     return told(name, registry.promote(store, name, version, commit, tags, register.before, strict=strict))
 
 

@@ -66,23 +66,31 @@ def register(
     return version, not known
 
 
-def promote(
-    store: Store, name: str, version: str, commit: str, tags: Mapping[str, str], before: Before, *, strict: bool = False
-) -> Promoted:
-    """Let `champion` name a version.
+def promotable(store: Store, name: str, version: str, commit: str, before: Before, *, strict: bool = False) -> Any:
+    """Return the version, if `champion` may name it as the release of a commit; raise Problem unless its verdict lets it, if it was rejected, or if a commit was released that this one does not come after.
 
-    commit: whose release this is; tags: what else is to be noted. Raise Problem unless its verdict lets it, if it was
-    rejected, or if a commit was released that this one does not come after. Versions do not tell: a revert makes an early one right again.
+    Versions do not tell: a revert makes an early one right again.
     """
-    client = store.client
-    chosen = get(client, name, version)
+    chosen = get(store.client, name, version)
     refuse_rejected(name, [chosen])
     verdict = chosen.tags.get("pawl.verdict", "")
     if verdict not in GOOD and (strict or verdict != "inconclusive"):
         what = f"version {version} may not be promoted: its verdict is {verdict or 'unknown'}"
         raise Problem(what, name, "`make report` says why")
+    refuse_older(name, released(store.client, name), commit, before)
+    return chosen
+
+
+def promote(
+    store: Store, name: str, version: str, commit: str, tags: Mapping[str, str], before: Before, *, strict: bool = False
+) -> Promoted:
+    """Let `champion` name a version; raise Problem unless it is promotable.
+
+    commit: whose release this is; tags: what else is to be noted.
+    """
+    client = store.client
+    chosen = promotable(store, name, version, commit, before, strict=strict)
     current = named(client, name, CHAMPION)
-    refuse_older(name, released(client, name), commit, before)
     if current is None or current.version != version:
         tags = {**tags, PREVIOUS: current.version if current else "", PROMOTIONS: now()}
     _tag(client, name, chosen, {**tags, RELEASED: commit})
@@ -91,7 +99,8 @@ def promote(
         if before(commit, each.tags[RELEASED]) and each.tags[RELEASED] != commit:
             client.set_registered_model_alias(name, CHAMPION, each.version)
             refuse_older(name, [each], commit, before)
-    said = "its verdict is inconclusive: the test rows cannot tell" if verdict == "inconclusive" else ""
+    unsure = chosen.tags["pawl.verdict"] == "inconclusive"
+    said = "its verdict is inconclusive: the test rows cannot tell" if unsure else ""
     return Promoted(version, current and current.version, said)
 
 
