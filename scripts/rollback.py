@@ -1,6 +1,7 @@
 """Take an environment back to an earlier release: the pods, the alias `champion`, the ledger.
 
 python -m scripts.rollback --environment production --reason "wrong for new customers"
+python -m scripts.rollback --environment production --reason "..." --dry-run          which release that would be
 python -m scripts.rollback --environment production --to 3-1f2e3d4-9a8b7c6 --reason "..."       a release, or a version of the model
 
 The same way as a deploy, with the manifests that the release was applied with; then what ran is rejected until a person clears it.
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--environment", required=True, help="a folder of k8s/overlays")
     parser.add_argument("--reason", required=True, help="why: it is what the next person reads")
     parser.add_argument("--to", default="", help="a release, or a version of the model (the release before)")
+    parser.add_argument("--dry-run", action="store_true", help="only say which release that is")
     args = parser.parse_args(argv)
     if not args.reason.strip():
         parser.error("--reason is empty: it is what the next person reads")
@@ -37,13 +39,17 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         raise Problem(f"nothing was deployed to {environment}", space, "python -m scripts.deploy")
     there = known(environment, space, kept)
     left = cluster.running(space) or current.release.name
-    target = chosen(
-        left, there, rejected(kept.releases()) | rejected([each.release for each in cluster.earlier(space)]), args.to
-    )
+    refused = rejected(kept.releases()) | rejected([each.release for each in cluster.earlier(space)])
+    target = current if args.to == left == current.release.name else chosen(left, there, refused, args.to)
+    github.output(environ, release=target.release.name)
+    print(f"↩ {environment}: from {left} to {target.release.name}: {args.reason}")
+    if args.dry_run:
+        return 0
     ran = next((each.release for each in there if each.release.name == left), None)
     mark = {"rejected": (ran.version if ran else "") or left, "reason": " ".join(args.reason.split())[:300]}
+    if target.release.name == left:  # the pods went back before, the alias may have not
+        mark = {"rejected": target.release.rejected, "reason": target.release.reason}
     release = msgspec.structs.replace(target.release, made="", by="", verdict="", **mark)
-    print(f"↩ {environment}: from {left} to {release.name}: {args.reason}")
     said, code = deploy.deploy(
         environment, Recorded(release, target.manifests or cluster.render(environment, release)), environ
     )
