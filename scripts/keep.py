@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Push, or say that there is nowhere to push to."""
     cli.parser("keep", __doc__).parse_args(argv)
     dvc = [sys.executable, "-m", "dvc"]
-    remote = subprocess.run([*dvc, "remote", "default"], check=False, capture_output=True, text=True).stdout.strip()
+    remote = subprocess.run([*dvc, "config", "core.remote"], check=False, capture_output=True, text=True).stdout.strip()
     if remote and subprocess.run([*dvc, "push", "--run-cache", "--quiet"], check=False).returncode:
         fix = "see DVC's message above; credentials are secrets: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ..."
         raise Unreachable("the DVC remote did not take the outputs", remote, fix)

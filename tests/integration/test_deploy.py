@@ -696,6 +696,31 @@ def test_going_back_twice_goes_further_and_never_to_what_was_taken_back(cluster,
     assert served() == ("1", "2", "no")
 
 
+def test_a_dry_run_names_the_release_and_doing_it_again_by_its_name_goes_no_further(cluster, released, tmp_path):
+    output, words = tmp_path / "output", ["--environment", "local", "--reason", "no"]
+
+    assert rollback.main([*words, "--dry-run"], {"GITHUB_OUTPUT": str(output)}) == 0
+    assert cluster.image.endswith("3" * 64)
+    name = output.read_text().strip().removeprefix("release=")
+    codes = [rollback.main([*words, "--to", name], {}) for _ in range(2)]
+
+    assert codes == [0, 0]
+    assert cluster.image.endswith("2" * 64)
+    assert served() == ("2", "3", "no")
+
+
+def test_an_alias_that_did_not_move_with_the_pods_moves_the_next_time(cluster, released, monkeypatch):
+    words = ["--environment", "local", "--reason", "no", "--to", "2"]
+    monkeypatch.setattr("scripts.promote.main", lambda *_: 3)
+    assert rollback.main(words, {}) == 3
+    assert (served()[0], cluster.image[-1]) == ("3", "2")
+    name = scripts.cluster.recorded("model").release.name
+    monkeypatch.setattr("scripts.promote.main", lambda *_: 0)
+
+    assert rollback.main([*words[:-1], name], {}) == 0
+    assert served() == ("2", "3", "no")
+
+
 def test_going_back_to_a_named_release_or_version(cluster, released, capsys):
     assert rollback.main(["--environment", "local", "--reason", "no", "--to", "1"], {}) == 0
     assert cluster.image.endswith("1" * 64)
