@@ -2,10 +2,23 @@
 
 import base64
 import json
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pawl.problem import Unreachable
+
+if TYPE_CHECKING:
+    from github.Repository import Repository
+    from urllib3.response import BaseHTTPResponse
+    from urllib3.util.retry import Retry
+
+LONGEST = 90  # seconds that a limit is waited for
+PAUSE = 5  # seconds before what was lost is looked for
+Made = TypeVar("Made")
 
 
 def project() -> str:
@@ -29,13 +42,77 @@ def event(environ: Mapping[str, str]) -> dict[str, Any]:
     return dict(json.loads(Path(environ["GITHUB_EVENT_PATH"]).read_text()))
 
 
-def repository(environ: Mapping[str, str]) -> Any:
-    """Return the repository as a github.Repository."""
+def repository(environ: Mapping[str, str]) -> "Repository":
+    """Return the repository. What GitHub does not answer is asked again, for two minutes at most; limits are waited for."""
     import github
 
     api = environ.get("GITHUB_API_URL", "https://api.github.com")
-    client = github.Github(base_url=api, auth=github.Auth.Token(environ["GH_TOKEN"]), per_page=100, lazy=True)
+    token = github.Auth.Token(environ["GH_TOKEN"])
+    client = github.Github(base_url=api, auth=token, per_page=100, lazy=True, timeout=15, retry=_patience())
     return client.get_repo(environ["GITHUB_REPOSITORY"])
+
+
+def ask(repository: "Repository", path: str, method: str = "GET", body: Any = None) -> Any:  # Any: JSON
+    """Return GitHub's answer for what lies below the repository, or for "/user" and its like; raise GithubException for a refusal."""
+    where = path if path.startswith("/") else f"{repository.url}/{path}".rstrip("/")
+    return repository.requester.requestJsonAndCheck(method, where, input=body)[1]
+
+
+def again(act: Callable[[], Made]) -> Made:
+    """Do what looks before it writes, again where the answer to its POST was lost: what was carried out is found, not made twice."""
+    from github import GithubException
+
+    for _ in range(2):
+        try:
+            return act()
+        except (GithubException, OSError) as error:
+            if not _lost(error):
+                raise
+        time.sleep(PAUSE)
+    return act()
+
+
+def why(error: Exception) -> str:
+    """Return what GitHub, or the way to it, said, in a line."""
+    doubt = "; it may have been carried out" if _lost(error) else ""
+    data = getattr(error, "data", None)
+    if not isinstance(data, dict):
+        return f"no answer: {' '.join(str(error).split())[-200:]}{doubt}"
+    more = [
+        each.get("message") or str(each) if isinstance(each, dict) else str(each) for each in data.get("errors") or []
+    ]
+    return f"{getattr(error, 'status', '')} {' '.join([str(data.get('message') or ''), *more])}{doubt}"
+
+
+def _lost(error: Exception) -> bool:
+    """Return whether it was a POST that was sent, and not answered: those alone are not sent again by themselves."""
+    from urllib3.exceptions import MaxRetryError
+
+    sent = getattr(getattr(error, "request", None), "method", "") == "POST"
+    never = sent and isinstance(error.args[0], MaxRetryError)  # refused for a limit, or nobody there
+    return getattr(error, "status", 0) >= 500 or (sent and not never)
+
+
+def _patience() -> "Retry":
+    """Return when to ask again: never a POST that may have been carried out, never in an hour."""
+    from github import GithubRetry
+
+    class Patience(GithubRetry):
+        def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002 - urllib3's
+            return status_code in {403, 429} or (status_code >= 500 and method != "POST")  # a limit does nothing first
+
+        def get_retry_after(self, response: "BaseHTTPResponse") -> float | None:
+            wait, headers = super().get_retry_after(response), response.headers
+            if wait is None and headers.get("X-RateLimit-Remaining") == "0":
+                wait = max(int(headers.get("X-RateLimit-Reset", 0)) - time.time(), 0) + 1
+            if wait and wait > LONGEST:
+                when = datetime.fromtimestamp(time.time() + wait, UTC)
+                what = f"GitHub's limit for this token is used up until {when:%H:%M} UTC, for {wait / 60:.0f} minutes"
+                raise Unreachable(what, response.geturl() or "GitHub", "run it again after that")
+            return wait
+
+    repeatable = GithubRetry.DEFAULT_ALLOWED_METHODS | {"PATCH"}
+    return Patience(total=5, backoff_factor=1, allowed_methods=repeatable)
 
 
 def authorization(environ: Mapping[str, str]) -> str:

@@ -45,6 +45,7 @@ class Hub:
     """Pull requests and comments of octo/model, as GitHub's REST API tells them.
 
     asked: every request as (method, path). refuses: {method: (status, body)} for what is answered with an error instead.
+    faults: the next requests' own, the first first, each for the first request whose "METHOD path" it matches.
     """
 
     name = "octo/model"
@@ -54,6 +55,8 @@ class Hub:
         self.asked: list[tuple[str, str]] = []
         self.tokens: set[str] = set()
         self.refuses: dict[str, tuple[int, dict[str, str]]] = {}
+        self.faults: list[dict[str, Any]] = []
+        self.ended = threading.Event()  # lets go of whom `silent` holds
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -118,18 +121,30 @@ class Hub:
         sent = json.loads(request.rfile.read(int(request.headers.get("Content-Length") or 0)) or "{}")
         self.asked.append((method, url.path))
         self.tokens.add(request.headers.get("Authorization", ""))
-        if method in self.refuses:
+        fault = next((each for each in self.faults if re.match(each["match"], f"{method} {url.path}")), {})
+        if fault:
+            self.faults.remove(fault)
+        if fault.get("silent"):
+            self.ended.wait()
+        if fault.get("cut"):  # no answer; `after`: to what was carried out
+            if fault["cut"] == "after":
+                self.route(method, url.path, {}, sent)
+            request.close_connection = True
+            return
+        if "status" in fault:
+            status, content, link = fault["status"], fault.get("body", {"message": "Server Error"}), ""
+        elif method in self.refuses:
             status, content, link = *self.refuses[method], ""
         else:
             status, content, link = self.route(
                 method, url.path, {k: v[0] for k, v in parse_qs(url.query).items()}, sent
             )
-        body = json.dumps(content).encode()
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
         request.send_response(status)
         request.send_header("Content-Type", "application/json; charset=utf-8")
         request.send_header("Content-Length", str(len(body)))
-        if link:
-            request.send_header("Link", link)
+        for name, value in ({"Link": link} if link else fault.get("headers", {})).items():
+            request.send_header(name, str(value))
         request.end_headers()
         request.wfile.write(body)
 
@@ -183,6 +198,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
+    made.ended.set()
     made.server.shutdown()
     made.server.server_close()
     thread.join()
