@@ -81,7 +81,9 @@ def why(error: Exception) -> str:
     more = [
         each.get("message") or str(each) if isinstance(each, dict) else str(each) for each in data.get("errors") or []
     ]
-    return f"{getattr(error, 'status', '')} {' '.join([str(data.get('message') or ''), *more])}{doubt}"
+    return (
+        f"{getattr(error, 'status', '')} {' '.join(' '.join([str(data.get('message') or ''), *more]).split())}{doubt}"
+    )
 
 
 def _lost(error: Exception) -> bool:

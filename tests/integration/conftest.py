@@ -126,8 +126,8 @@ class Hub:
             self.faults.remove(fault)
         if fault.get("silent"):
             self.ended.wait()
-        if fault.get("cut"):  # no answer; `after`: to what was carried out
-            if fault["cut"] == "after":
+        if fault.keys() & {"cut", "silent"}:  # no answer; `after`: to what was carried out
+            if fault.get("cut") == "after":
                 self.route(method, url.path, {}, sent)
             request.close_connection = True
             return
