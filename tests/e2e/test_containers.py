@@ -33,8 +33,8 @@ def test_the_pipeline_runs_in_its_image_on_the_files_of_the_project(fresh):
 @pytest.fixture(scope="module")
 def images(project):
     """Return the image of the project's service, and one whose pods cannot start, both pushed."""
-    name = f"{REGISTRY}/pawl-e2e"
-    good = project.call(sys.executable, "-m", "scripts.image", "--push", name).stdout.splitlines()[-1]
+    name = f"{REGISTRY}/pawl-e2e/model-server"
+    good = project.call(sys.executable, "-m", "scripts.image", "--push", f"{REGISTRY}/pawl-e2e").stdout.splitlines()[-1]
     text = f"FROM {name}:{project.call('git', 'rev-parse', 'HEAD').stdout[:12]}\nENV PAWL_BUNDLE=/nowhere\n"
     call("docker", "build", "--quiet", "--tag", f"{name}:bad", "-", input=text)
     pushed = call("docker", "push", f"{name}:bad").stdout
