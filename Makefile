@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
+.PHONY: help run preflight pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ endif
 
 pipeline: ## From the table in params.yaml to an evaluated model [IN=image: in Dockerfile.train's environment]
 	@$(if $(ADULT),ADULT='$(ADULT)') $(RUN) scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)
+
+preflight: env ## What this machine has to train with [IN=image]
+	@$(if $(IN),$(RUN),$(PY) -m) scripts.preflight
 
 report: env ## Gates, and the model against another commit's [BASE=origin/main]
 	@$(if $(IN),$(RUN),$(PY) -m) scripts.report $(if $(BASE),--base $(BASE)) $(ARGS)
