@@ -2,12 +2,15 @@
 
 python -m scripts.retrain     after scripts.run and scripts.report
 
-Nothing is proposed where the model is the one that dvc.lock names. Exit code: 0 done, 2 your input, 3 GitHub did not answer.
+Nothing is proposed where the model is the one that dvc.lock names. With DISPATCH=true pr.yml is started on the branch: what Actions' own token proposes starts
+nothing. Where Actions may open no pull request it is an issue, from which you open it. Exit code: 0 done, 2 your input, 3 GitHub did not answer.
 """
 
 import os
 import subprocess
 import sys
+import time
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,19 @@ from pawl.report import text
 from scripts import cli, github
 
 BRANCH = "retrain"
+WORKFLOW = "pr.yml"
+MARK = "<!-- pawl:retrain -->"
+SETTING = "Settings > Actions > General > Allow GitHub Actions to create pull requests"
+REFUSED = (
+    "rejected",
+    "denied",
+    "403",
+    "401",
+    "not found",
+    "does not exist",
+    "Authentication failed",
+)  # the rest is the network's
+MERGED = 20  # times, two seconds apart, that it is asked whether GitHub has made the merge commit
 FILES = ("dvc.lock", str(paths.METRICS))
 BOT = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@users.noreply.github.com"}
 
@@ -40,7 +56,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             push(environ, title)
             said = propose(environ, title, body)
     except (GithubException, OSError) as error:
-        fix = "Settings > Actions > General > Allow GitHub Actions to create pull requests; the branch is pushed, open it by hand"
+        fix = f"{SETTING}; where the branch is pushed, open it by hand; or run it again"
         raise Unreachable(f"GitHub: {error}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix) from error
     print(said)
     github.summary(environ, f"{said}\n\n")
@@ -72,19 +88,67 @@ def push(environ: Mapping[str, str], title: str) -> None:
     where = f"{environ['GITHUB_SERVER_URL']}/{environ['GITHUB_REPOSITORY']}"
     try:
         git("push", "--quiet", "--force", where, f"HEAD:refs/heads/{BRANCH}", environ=settings)
+    except Problem as problem:
+        if any(word in problem.what for word in REFUSED):
+            raise
+        raise Unreachable(problem.what, where, "run it again") from problem
     finally:
         git("reset", "--quiet", "--soft", "HEAD^")  # a second try must not take this commit's lock for the known one
 
 
 def propose(environ: Mapping[str, str], title: str, body: str) -> str:
-    """Open the pull request, or renew the one that is open; return what was done."""
+    """Open the pull request, or renew the one that is open, and see to it that it is checked; return what was done."""
     repository = github.repository(environ)
     owner = environ["GITHUB_REPOSITORY"].partition("/")[0]
-    for pull in repository.get_pulls(state="open", head=f"{owner}:{BRANCH}"):
+    pull = next(iter(repository.get_pulls(state="open", head=f"{owner}:{BRANCH}")), None)
+    if pull:
         pull.edit(title=title, body=body)
-        return f"Renewed pull request #{pull.number}: {title}"
-    pull = repository.create_pull(title=title, body=body, head=BRANCH, base=environ.get("GITHUB_REF_NAME", "main"))
-    return f"Opened pull request #{pull.number}: {title}"
+        said = f"Renewed pull request #{pull.number}: {title}"
+    else:
+        base = environ.get("GITHUB_REF_NAME", "main")
+        try:
+            pull = repository.create_pull(title=title, body=body, head=BRANCH, base=base)
+        except GithubException as error:
+            if error.status != 403 or "not permitted" not in str(error):
+                raise
+            return ask(repository, environ, title, body)
+        said = f"Opened pull request #{pull.number}: {title}"
+    if environ.get("DISPATCH") != "true":
+        return said
+    if issue := asked(repository):
+        issue.edit(state="closed")
+    return f"{said}\n{dispatch(repository, pull.number)}"
+
+
+def asked(repository: Any) -> Any:
+    """Return the open issue that asks for the pull request, if there is one."""
+    issues = repository.get_issues(state="open", labels=[BRANCH])
+    return next((each for each in issues if MARK in (each.body or "")), None)
+
+
+def ask(repository: Any, environ: Mapping[str, str], title: str, body: str) -> str:
+    """Open or renew the issue that asks somebody to open the pull request; return what was done, and the setting that spares it."""
+    there = f"{environ['GITHUB_SERVER_URL']}/{environ['GITHUB_REPOSITORY']}"
+    between = "...".join(urllib.parse.quote(name, safe="") for name in (environ.get("GITHUB_REF_NAME", "main"), BRANCH))
+    text = f"{MARK}\n**[Open the pull request]({there}/compare/{between}?expand=1)**: Actions may not. To let it: {SETTING}.\n\n{body}"
+    if issue := asked(repository):
+        issue.edit(title=title, body=text)
+    else:
+        issue = repository.create_issue(title=title, body=text, labels=[BRANCH])
+    return f"Issue #{issue.number} asks for the pull request: {title}\nActions may not open it. To let it: {SETTING}."
+
+
+def dispatch(repository: Any, number: int) -> str:
+    """Start pr.yml on the branch as soon as there is a merge commit to check; return what was done."""
+    for _ in range(MERGED):
+        mergeable = repository.get_pull(number).mergeable  # asking is what makes GitHub merge
+        if mergeable is not None:
+            break
+        time.sleep(2)
+    if mergeable is False:
+        return f"{WORKFLOW} was not started: the branch conflicts with its base, run this again"
+    repository.get_workflow(WORKFLOW).create_dispatch(BRANCH, {"pull": str(number)}, throw=True)
+    return f"Started {WORKFLOW} on it"
 
 
 def git(*words: str, environ: Mapping[str, str] | None = None) -> str:

@@ -43,7 +43,11 @@ class Run:
             "GITHUB_STEP_SUMMARY": str(self.summary),
             "GH_TOKEN": TOKEN,
         }
+        self.runs, self.hub_route, hub.route = [], hub.route, self.route
         self.event = {
+            "event": "pull_request",
+            "display_title": "a title",
+            "workflow_id": 11,
             "head_sha": HEAD,
             "head_branch": "topic",
             "head_repository": {"full_name": hub.name, "owner": {"login": "octo"}},
@@ -52,6 +56,12 @@ class Run:
             "html_url": "https://github.example/run/1",
         }
         self.write()
+
+    def route(self, method, path, query, sent):
+        if path == f"/repos/{self.hub.name}/actions/runs":
+            found = [each for each in self.runs if (each["head_sha"], each["head_branch"]) == (query["head_sha"], query["branch"])]  # fmt: skip
+            return 200, {"total_count": len(found), "workflow_runs": found}, ""
+        return self.hub_route(method, path, query, sent)
 
     def write(self, noise=0.0, theirs=0.02, how="rebuilt", **fields):
         """Leave what a run leaves that has trained main's model beside its own; fields replace what its report says."""
@@ -125,7 +135,7 @@ def test_the_first_run_writes_the_comment(run, hub, pull, capsys):
 
     [body] = hub.bodies(5)
     assert code == 0
-    assert body.startswith(f"<!-- pawl:report run=7 -->\n{PASSED}")
+    assert body.startswith(f"<!-- pawl:report run=7 aaaaaaa ✅ -->\n{PASSED}")
     assert "`aaaaaaa`, 400 test rows · against main bbbbbbb" in body  # not the merge, which nobody has seen
     assert "`ccccccc`" not in body
     assert "git fetch origin pull/5/merge && git checkout FETCH_HEAD" in body
@@ -149,7 +159,7 @@ def test_a_later_run_renews_the_comment(run, hub, pull, capsys):
 
     assert code == 0
     assert len(hub.bodies(5)) == 2
-    assert hub.bodies(5)[1].startswith("<!-- pawl:report run=7 -->\n### ✅")
+    assert hub.bodies(5)[1].startswith("<!-- pawl:report run=7 aaaaaaa ✅ -->\n### ✅")
     assert capsys.readouterr().out == "renewed the comment of pull request 5\n"
 
 
@@ -171,7 +181,7 @@ def test_the_comment_is_found_behind_a_hundred_others(run, hub, pull):
     run.comment()
 
     assert len(hub.bodies(5)) == 206
-    assert hub.bodies(5)[-1].startswith("<!-- pawl:report run=7 -->")
+    assert hub.bodies(5)[-1].startswith("<!-- pawl:report run=7")
 
 
 @pytest.mark.parametrize("author", ["octocat", "github-actions", "github-actions[bot]x", "dependabot[bot]", None])
@@ -183,7 +193,7 @@ def test_a_comment_of_another_author_with_the_mark_is_never_touched(run, hub, pu
 
     assert code == 0
     assert hub.bodies(5)[:2] == [marked(6), marked(999_999)]
-    assert hub.bodies(5)[2].startswith("<!-- pawl:report run=7 -->")
+    assert hub.bodies(5)[2].startswith("<!-- pawl:report run=7")
 
 
 @pytest.mark.parametrize(
@@ -324,7 +334,7 @@ def test_a_report_that_is_none_is_said_to_be_refused(run, hub, pull, content):
     [body] = hub.bodies(5)
     outside = "".join(body.split("`")[::2])
     assert code == 0
-    assert body.startswith("<!-- pawl:report run=7 -->\n### ⚠ No numbers: the run's report was refused\n")
+    assert body.startswith("<!-- pawl:report run=7 aaaaaaa ⚠ -->\n### ⚠ No numbers: the run's report was refused\n")
     assert "[run](https://github.example/run/1)" in body
     assert "@" not in outside
     assert "<img" not in outside
@@ -388,7 +398,7 @@ def test_a_parameter_with_the_mark_does_not_become_the_mark(run, hub, pull):
     run.comment(run_number=8)
 
     [body] = hub.bodies(5)
-    assert body.startswith("<!-- pawl:report run=8 -->\n### ✅")
+    assert body.startswith("<!-- pawl:report run=8 aaaaaaa ✅ -->\n### ✅")
 
 
 def test_the_longest_report_is_a_comment_that_github_takes(run, hub, pull):
@@ -624,6 +634,164 @@ def test_wrong_gates_are_2_and_nothing_is_written(run, hub, pull, capsys):
     assert code == 2
     assert "it judges nothing" in capsys.readouterr().err
     assert hub.writes == []
+
+
+def heads(*commits):
+    """Return the histories' letters as commits."""
+    return [letter * 40 for letter in commits]
+
+
+def comment_of(run, hub, sha, number, **event):
+    hub.pulls[0]["head"]["sha"] = sha
+    assert run.comment(head_sha=sha, run_number=number, **event) == 0
+    return hub.bodies(5)[-1]
+
+
+def test_the_comment_has_the_results_of_earlier_commits_in_one_line(run, hub, pull):
+    first, second, third = heads("4", "9", "c")
+    run.write(noise=6.0)
+    comment_of(run, hub, first, 7, conclusion="failure")
+    run.write()
+    comment_of(run, hub, second, 8)
+
+    body = comment_of(run, hub, third, 9, conclusion="failure")
+
+    assert len(hub.bodies(5)) == 1
+    assert body.count("Earlier:") == 1
+    assert body.endswith("\n<sub>Earlier: 4444444 ❌ → 9999999 ✅</sub>\n")
+    assert body.startswith("<!-- pawl:report run=9 4444444 ❌ 9999999 ✅ ccccccc ⚠ -->\n")
+
+
+def test_a_rerun_of_a_commit_replaces_its_entry(run, hub, pull):
+    first, second = heads("4", "9")
+    comment_of(run, hub, first, 7)
+    comment_of(run, hub, second, 8, conclusion="failure")
+
+    body = comment_of(run, hub, second, 8)
+
+    assert body.startswith("<!-- pawl:report run=8 4444444 ✅ 9999999 ✅ -->\n")
+    assert body.endswith("<sub>Earlier: 4444444 ✅</sub>\n")
+
+
+def test_the_line_holds_ten(run, hub, pull):
+    known = "".join(f" {number:07x} ✅" for number in range(11))
+    hub.comment(5, f"<!-- pawl:report run=6{known} -->\nold")
+
+    run.comment()
+
+    line = hub.bodies(5)[0].splitlines()[-1]
+    assert line.count("→") == 9
+    assert "0000000 " not in line
+    assert line.startswith("<sub>Earlier: 0000001 ✅ → 0000002")
+
+
+FORGED = (
+    "<!-- pawl:report run=6 4444444 ✅ [x](https://evil.example) -->\n",
+    "<!-- pawl:report run=6 4444444 OK -->\n",
+    "<!-- pawl:report run=6 44444444 ✅ -->\n",
+    "<!-- pawl:report run=6 4444444 -->\n",
+)
+
+
+@pytest.mark.parametrize("first", FORGED)
+def test_a_history_that_is_none_is_not_read(run, hub, pull, first):
+    hub.comment(5, f"{first}old")
+
+    run.comment()
+
+    assert "Earlier" not in hub.bodies(5)[-1]
+
+
+def test_a_history_in_the_text_or_of_another_author_is_not_read(run, hub, pull):
+    hub.comment(5, "<!-- pawl:report run=6 4444444 ✅ -->\nold", "octocat")
+    hub.comment(5, f"{marked(6)}\n<sub>Earlier: 4444444 ✅</sub>\n<!-- pawl:report run=6 4444444 ✅ -->\n")
+
+    run.comment()
+
+    assert "Earlier" not in hub.bodies(5)[-1]
+
+
+def later(run, **fields):
+    """Let the API tell of a run of the same head."""
+    run.runs.append(
+        {"workflow_id": 11, "event": "pull_request", "run_number": 8, "head_sha": HEAD, "head_branch": "topic",
+         "head_repository": {"full_name": run.hub.name}} | fields
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("conclusion", ["success", "failure", "cancelled", "timed_out"])
+@pytest.mark.parametrize("event", ["pull_request", "workflow_dispatch"])
+def test_a_run_with_a_newer_one_of_the_same_head_says_nothing(run, hub, pull, capsys, conclusion, event):
+    later(run, event=event)
+
+    assert run.comment(conclusion=conclusion) == 0
+    assert hub.writes == []
+    assert capsys.readouterr().out == "run 8 has the same head, and is later: nothing to say\n"
+
+
+OTHERS = {
+    "the push of the branch": {"event": "push"},
+    "another workflow": {"workflow_id": 12},
+    "this run": {"run_number": 7},
+    "an earlier one": {"run_number": 6},
+    "a fork's of the same commit": {"head_repository": {"full_name": "stranger/model"}},
+    "one whose fork is gone": {"head_repository": None},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS)
+def test_another_run_does_not_silence_this_one(run, hub, pull, fields):
+    later(run, **fields)
+
+    assert run.comment() == 0
+    assert len(hub.bodies(5)) == 1
+
+
+def test_a_run_that_ran_out_of_time_is_said(run, hub, pull):
+    """GitHub cancels such a job: without `Pass`, which then fails, the run is cancelled as by hand."""
+    run.report.unlink()
+
+    run.comment(conclusion="cancelled")
+
+    assert "### ⚠ No numbers: the run ended as cancelled, by hand or out of time, before" in hub.bodies(5)[0]
+
+
+def test_a_dispatched_run_comments_on_the_pull_request_of_its_branch_and_head(run, hub, pull):
+    assert run.comment(event="workflow_dispatch", display_title="Pull request #5") == 0
+    assert len(hub.bodies(5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "title", "expected"),
+    [("workflow_dispatch", "Pull request #6", [0, 1]), ("workflow_dispatch", "Pull request #4", [0, 0]), ("pull_request", "Pull request #6", [1, 0])],
+)  # fmt: skip
+def test_of_two_pull_requests_from_one_branch_a_dispatch_names_one(run, hub, pull, event, title, expected):
+    hub.pull(6, sha=HEAD)
+
+    run.comment(event=event, display_title=title)
+
+    assert [len(hub.bodies(number)) for number in (5, 6)] == expected
+
+
+@pytest.mark.parametrize("moved", [{"sha": "e" * 40}, {"branch": "another"}])
+def test_a_dispatched_run_cannot_name_a_pull_request_of_another_head(run, hub, moved):
+    hub.pull(5, **{"sha": HEAD, **moved})
+
+    run.comment(event="workflow_dispatch", display_title="Pull request #5")
+
+    assert hub.writes == []
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch PWN)", "`touch PWN`", '";touch PWN;#', "a\n::set-output name=x::y", "%0A::add-mask::"]
+)
+def test_a_branch_and_a_title_that_are_commands_are_text(run, hub, capsys, name):
+    hub.pull(5, sha=HEAD, branch=name)
+
+    assert run.comment(head_branch=name, display_title=name) == 0
+    assert len(hub.bodies(5)) == 1
+    assert not list(run.folder.rglob("PWN"))
+    assert "::" not in capsys.readouterr().out
 
 
 def test_what_it_takes_is_told(capsys):

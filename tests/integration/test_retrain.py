@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,45 @@ class Checkout:
         """Return the branches of the bare repository, by name."""
         lines = self.git("for-each-ref", "--format=%(refname:short) %(objectname)", where=self.remote).splitlines()
         return dict(line.split() for line in lines)
+
+
+class More:
+    """What the hub knows besides: issues, dispatches, whether a pull request can be merged."""
+
+    def __init__(self, hub):
+        self.issues, self.dispatched, self.mergeable, self.permitted = [], [], [None, True], True
+        self.hub, self.rest = hub, hub.route
+        hub.route = self.route
+
+    def route(self, method, path, query, sent):
+        path = path.removeprefix(f"/repos/{self.hub.name}")
+        if (method, path) == ("POST", "/pulls") and not self.permitted:
+            return 403, {"message": "GitHub Actions is not permitted to create or approve pull requests."}, ""
+        if method == "GET" and re.fullmatch(r"/pulls/\d+", path):
+            state = self.mergeable.pop(0) if len(self.mergeable) > 1 else self.mergeable[0]
+            return 200, self.hub.pulls[-1] | {"mergeable": state}, ""
+        if path == "/issues" and method == "GET":
+            return 200, [each for each in self.issues if (each["state"], each["labels"]) == (query["state"], [query["labels"]])], ""  # fmt: skip
+        if path == "/issues":
+            number = len(self.issues) + 100
+            url = f"{self.hub.url}/repos/{self.hub.name}/issues/{number}"
+            self.issues.append({"number": number, "url": url, "state": "open", **sent})
+            return 201, self.issues[-1], ""
+        if found := re.fullmatch(r"/issues/(\d+)", path):
+            self.issues[int(found[1]) - 100].update(sent)
+            return 200, self.issues[int(found[1]) - 100], ""
+        if path == "/actions/workflows/pr.yml":
+            return 200, {"id": 1, "url": f"{self.hub.url}/repos/{self.hub.name}{path}"}, ""
+        if path == "/actions/workflows/pr.yml/dispatches":
+            self.dispatched.append(sent)
+            return 204, None, ""
+        return self.rest(method, f"/repos/{self.hub.name}{path}", query, sent)
+
+
+@pytest.fixture
+def more(hub, monkeypatch):
+    monkeypatch.setattr(retrain.time, "sleep", lambda _: None)
+    return More(hub)
 
 
 @pytest.fixture
@@ -211,7 +251,7 @@ def test_the_token_is_in_no_configuration_and_among_no_words(checkout):
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(403, "GitHub Actions is not permitted to create or approve pull requests."), (422, "Validation Failed")],
+    [(403, "Resource not accessible by integration"), (422, "Validation Failed")],
 )
 def test_where_no_pull_request_may_be_opened_the_branch_is_there_and_the_code_is_3(checkout, hub, status, message):
     hub.refuses["POST"] = (status, {"message": message})
@@ -287,3 +327,113 @@ def test_without_a_lock_in_git_the_model_is_proposed(checkout, hub):
 
     assert code == 0, err
     assert len(hub.pulls) == 1
+
+
+@pytest.mark.parametrize("state", ["opened", "renewed"])
+def test_what_actions_own_token_proposes_is_checked_by_a_dispatch_on_its_branch(checkout, hub, more, state):
+    if state == "renewed":
+        hub.pull(1, sha="e" * 40, branch="retrain")
+    checkout.train()
+
+    code, out, err = checkout.retrain(DISPATCH="true")
+
+    assert code == 0, err
+    assert more.dispatched == [{"ref": "retrain", "inputs": {"pull": "1"}}]
+    assert out.splitlines()[1] == "Started pr.yml on it"
+
+
+@pytest.mark.parametrize("asked", ["", "false"])
+def test_what_another_token_proposes_starts_its_workflow_by_itself(checkout, more, asked):
+    checkout.train()
+
+    code, _out, err = checkout.retrain(DISPATCH=asked)
+
+    assert code == 0, err
+    assert more.dispatched == []
+
+
+def test_a_branch_that_conflicts_has_no_merge_to_check(checkout, more):
+    more.mergeable = [False]
+    checkout.train()
+
+    code, out, _err = checkout.retrain(DISPATCH="true")
+
+    assert code == 0
+    assert more.dispatched == []
+    assert "was not started: the branch conflicts with its base" in out
+
+
+def test_a_dispatch_that_is_refused_is_3(checkout, hub, more):
+    checkout.train()
+    refused = more.route
+    hub.route = lambda method, path, *rest: (403, {"message": "Resource not accessible"}, "") if "dispatches" in path else refused(method, path, *rest)  # fmt: skip
+
+    code, _out, err = checkout.retrain(DISPATCH="true")
+
+    assert code == 3
+    assert "Resource not accessible" in err
+
+
+def test_where_actions_may_open_no_pull_request_one_issue_asks_for_it(checkout, more):
+    more.permitted = False
+    checkout.train()
+    code, out, err = checkout.retrain(DISPATCH="true")
+    checkout.git("reset", "--quiet", "--hard", checkout.start)
+    checkout.train("d", 0.5)
+
+    again, _out, _err = checkout.retrain(DISPATCH="true")
+
+    [issue] = more.issues
+    assert (code, again) == (0, 0), err
+    assert "Allow GitHub Actions to create pull requests" in out
+    assert f"/{checkout.hub.name}/compare/main...retrain?expand=1)" in issue["body"]
+    assert issue["body"].endswith("the report of d\n")
+    assert "roc_auc is 0.926" in issue["title"]
+    assert more.dispatched == []
+
+
+def test_as_soon_as_the_pull_request_can_be_opened_the_issue_is_closed(checkout, more):
+    more.permitted = False
+    checkout.train()
+    checkout.retrain(DISPATCH="true")
+    more.permitted = True
+
+    checkout.retrain(DISPATCH="true")
+
+    assert [issue["state"] for issue in more.issues] == ["closed"]
+    assert len(more.dispatched) == 1
+
+
+NETWORK = (
+    "fatal: unable to access 'https://github.com/octo/model/': Could not resolve host: github.com",
+    "error: RPC failed; curl 56 recv failure; fatal: the remote end hung up unexpectedly",
+    "fatal: unable to access 'https://github.com/octo/model/': The requested URL returned error: 502",
+)
+RIGHTS = (
+    "remote: Permission to octo/model.git denied. fatal: The requested URL returned error: 403",
+    " ! [remote rejected] HEAD -> retrain (protected branch hook declined)",
+)
+
+
+@pytest.mark.parametrize(("said", "expected"), [*[(each, 3) for each in NETWORK], *[(each, 2) for each in RIGHTS]])
+def test_a_push_that_the_network_broke_is_3_and_one_that_was_refused_2(checkout, hub, said, expected):
+    failing = checkout.wrapper.read_text().replace("os.execv", f"if 'push' in sys.argv: sys.exit({said!r})\nos.execv")
+    checkout.wrapper.write_text(failing)
+    checkout.train()
+
+    code, _out, err = checkout.retrain()
+
+    assert code == expected
+    assert said.strip() in err
+    assert hub.writes == []
+
+
+@pytest.mark.parametrize("name", ["$(touch PWN)", "`touch PWN`", "a;touch${IFS}PWN;#", "a%0A::set-output"])
+def test_a_branch_with_a_hostile_name_is_text(checkout, hub, name):
+    checkout.train()
+
+    code, _out, err = checkout.retrain(GITHUB_REF_NAME=name)
+
+    assert code == 0, err
+    assert hub.pulls[0]["base"]["ref"] == name
+    assert not list(checkout.path.parent.rglob("PWN"))
