@@ -250,8 +250,7 @@ def test_the_token_is_in_no_configuration_and_among_no_words(checkout):
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
-    [(403, "Resource not accessible by integration"), (422, "Validation Failed")],
+    ("status", "message"), [(403, "Resource not accessible by integration"), (422, "Validation Failed")]
 )
 def test_where_no_pull_request_may_be_opened_the_branch_is_there_and_the_code_is_3(checkout, hub, status, message):
     hub.refuses["POST"] = (status, {"message": message})
