@@ -1,10 +1,10 @@
 """Put a release into a Kubernetes environment, and let it be asked for its golden rows through the Service.
 
-python -m scripts.deploy --environment staging --image ghcr.io/me/model@sha256:... --digest sha256:... --version 3
+python -m scripts.deploy --environment staging --image ghcr.io/me/project/model-server@sha256:... --digest sha256:... --version 3
 
 what ran is known -> the cluster is asked whether it would take this -> apply -> every pod ready -> golden rows -> watched for a while ->
 recorded. Whatever fails, Ctrl+C too: what ran before is applied again, as it was. Doing it again changes nothing.
-`python -m scripts.image --push ghcr.io/me/model` makes an image of models/bundle, and prints its name with its digest.
+`python -m scripts.image --push ghcr.io/me/project` makes an image of models/bundle, and prints its name with its digest.
 Exit code: 0 it answers, 1 it does not, and what ran before runs again, 2 your input, 3 the cluster did not answer, or another deploy runs.
 """
 
