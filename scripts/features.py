@@ -44,15 +44,11 @@ def asking(environ: Mapping[str, str]) -> Ask:
     """Return what asks GitHub. Once it does not answer, it is not asked again."""
     from github import GithubException
 
-    missing = [name for name in ("GH_TOKEN", "GITHUB_REPOSITORY") if not environ.get(name)]
-    away = [f"unknown: {missing[0]} is not set"] if missing else []
-    repository = None if missing else github.repository(environ)
+    away: list[str] = []
 
     def ask(path: str) -> tuple[Any, str]:
-        if away or repository is None:
-            return None, away[0]
         try:
-            return github.ask(repository, path), ""
+            return (None, away[0]) if away else (github.ask(github.repository(environ), path), "")
         except GithubException as error:
             said = github.why(error)
             unknown = error.status not in {403, 404} or "not accessible" in said  # by this job's token

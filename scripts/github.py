@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pawl.problem import Unreachable
+from pawl.problem import Problem, Unreachable
 
 if TYPE_CHECKING:
     from github.Repository import Repository
@@ -46,6 +46,9 @@ def repository(environ: Mapping[str, str]) -> "Repository":
     """Return the repository. What GitHub does not answer is asked again, for two minutes at most; limits are waited for."""
     import github
 
+    for name in ("GH_TOKEN", "GITHUB_REPOSITORY"):
+        if not environ.get(name):
+            raise Problem(f"{name} is not set", name, "a job has it with `GH_TOKEN: ${{ github.token }}` in its env")
     api = environ.get("GITHUB_API_URL", "https://api.github.com")
     token = github.Auth.Token(environ["GH_TOKEN"])
     client = github.Github(base_url=api, auth=token, per_page=100, lazy=True, timeout=15, retry=_patience())

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 WORKFLOWS = Path(".github/workflows")
 GRACE = timedelta(days=8)
+OFF = {
+    "disabled_inactivity": "switched off, after 60 days without a commit",
+    "disabled_manually": "switched off by somebody",
+    "disabled_fork": "switched off, as in every new fork",
+}
 
 
 @cli.told
@@ -52,15 +57,13 @@ def beat(environ: Mapping[str, str], name: str, every: timedelta) -> tuple[bool,
 
     try:
         state, last = asked(github.repository(environ), name)
-    except KeyError as missing:
-        return True, f"unknown: {missing.args[0]} is not set"
     except (GithubException, OSError) as error:
         return True, f"unknown: {github.why(error)}; the job needs `actions: read`"
     except Problem as problem:
         return True, f"unknown: {problem.what}"
     on = f"`gh workflow enable {name}` switches it on again"
     if state != "active":
-        return False, f"{state.replace('_', ', by ')}; {on}"
+        return False, f"{OFF.get(state, state)}; {on}"
     ran = f"its schedule ran last on {last:%Y-%m-%d}"
     late = datetime.now(UTC) - last > every + GRACE
     return not late, f"active, but {ran}; {on}" if late else f"active, {ran}"

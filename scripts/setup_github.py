@@ -14,17 +14,13 @@ import os
 import re
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pawl.problem import Problem, Unreachable
 from scripts import cli, github
-
-if TYPE_CHECKING:
-    from github.Repository import Repository
 
 CODEOWNERS = Path(".github/CODEOWNERS")
 VARIABLES = ("ATTESTATIONS", "CLUSTER", "CLUSTER_CA", "COSIGN_PUBLIC_KEY", "MLFLOW_TRACKING_URI", "REGISTRY", "TRAIN_RUNNER")  # fmt: skip
@@ -33,12 +29,18 @@ LABELS = {
     "gate-waiver": "Asks that a model may pass in spite of a rule",
     "retrain": "What the schedule found",
 }
-ACTIONS = 15368  # the id of GitHub's own app, whose token workflows have
+APP = 15368  # GitHub's own, whose token workflows have
+SETTINGS: dict[str, dict[str, Any]] = {
+    "permissions": {"enabled": True, "sha_pinning_required": True},
+    "permissions/workflow": {"default_workflow_permissions": "read", "can_approve_pull_request_reviews": True},
+    "permissions/fork-pr-contributor-approval": {"approval_policy": "all_external_contributors"},
+}
+KEPT: dict[str, Any] = {"deletion": None, "non_fast_forward": None}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing. read: what GitHub has of it, None for nothing; write: makes it what is wanted."""
+    """One thing. read: what there is of it, None for nothing; write: makes it what is wanted."""
 
     name: str
     want: Any
@@ -58,23 +60,23 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     from github import GithubException
 
     name = args.repository or origin()
+    repository = github.repository({**environ, "GH_TOKEN": token(environ), "GITHUB_REPOSITORY": name})
+    place = Place(lambda *words: github.ask(repository, *words))
     try:
-        repository = github.repository({**environ, "GH_TOKEN": token(environ), "GITHUB_REPOSITORY": name})
-        here, me = github.ask(repository, ""), github.ask(repository, "/user")
-        if not here.get("permissions", {}).get("admin"):
-            raise Problem(f"{me['login']} does not administer {name}", name, "the token of somebody who does, in GH_TOKEN")  # fmt: skip
-        people = [github.ask(repository, f"/users/{login}") for login in args.reviewer] or [me]
-    except GithubException as error:
-        fix = "--repository, --reviewer and GH_TOKEN: the token must be a person's, with administration: write"
-        raise (Unreachable if error.status >= 500 else Problem)(f"GitHub: {github.why(error)}", name, fix) from error
-    except OSError as error:
+        here, me = place.ask(""), place.ask("/user")
+        people = [place.ask(f"/users/{login}") for login in args.reviewer] or [me]
+    except (GithubException, OSError) as error:
+        if 400 <= getattr(error, "status", 0) < 500:
+            fix = "--repository and --reviewer; GH_TOKEN must be a person's token, with administration: write"
+            raise Problem(f"GitHub: {github.why(error)}", name, fix) from error
         raise Unreachable(f"GitHub: {github.why(error)}", name, "run it again") from error
+    if not here.get("permissions", {}).get("admin"):
+        raise Problem(f"{me['login']} does not administer {name}", name, "GH_TOKEN: the token of somebody who does")
     owner = here["owner"] if here["owner"]["type"] == "User" else me  # an organization owns no code
-    said = [taken(step, apply=args.apply) for step in steps(Place(repository), people, args)]
-    said.append(taken(owned(owner["login"]), apply=args.apply))
-    for word, text in said:
-        print(f"{word:13}{text}")
-    if not args.apply and any(word in {"would create", "differs"} for word, _ in said):
+    wanted = [*steps(place, people, args.variable, chosen=bool(args.reviewer)), owned(owner["login"])]
+    said = [taken(step, apply=args.apply) for step in wanted]
+    print("\n".join(f"{word:13}{text}" for word, text in said))
+    if {"would create", "differs"} & {word for word, _ in said}:
         print("nothing is changed; the same command with --apply does it")
     return 0
 
@@ -84,33 +86,40 @@ def variable(text: str) -> tuple[str, str, str]:
     found = re.fullmatch(r"(?:(staging|production):)?(\w+)=(.*)", text, re.DOTALL)
     if not found:
         raise Problem(f"{text!r} is no variable", "--variable", "NAME=VALUE, or production:NAME=VALUE")
-    name, value = found[2], found[3]
+    where, name, value = found.groups(default="")
     if name not in VARIABLES:
         near = difflib.get_close_matches(name.upper(), VARIABLES, n=1) or [f"one of {', '.join(VARIABLES)}"]
         raise Problem(f"no workflow reads {name}", "--variable", f"{near[0]}; a secret is set by `gh secret set`")
+    if name == "TRAIN_RUNNER" and not re.match(r'\s*["\[]', json_or_nothing(value)):
+        raise Problem(f"{value} is no JSON text or list", "--variable TRAIN_RUNNER", """'["self-hosted", "gpu"]'""")
+    return where, name, value
+
+
+def json_or_nothing(text: str) -> str:
+    """Return a text if it is JSON."""
     try:
-        if name == "TRAIN_RUNNER" and not isinstance(json.loads(value), str | list):
-            raise ValueError
-    except ValueError as error:
-        raise Problem(f"{value} is no JSON text or list", "--variable TRAIN_RUNNER", """'["self-hosted", "gpu"]'""") from error  # fmt: skip
-    return found[1] or "", name, value
+        return json.dumps(json.loads(text))
+    except ValueError:
+        return ""
 
 
 def origin() -> str:
     """Return OWNER/NAME of the remote origin."""
     done = subprocess.run(["git", "remote", "get-url", "origin"], check=False, capture_output=True, text=True)
-    found = re.search(r"[:/]([\w.-]+/[\w.-]+?)(\.git)?/?$", done.stdout.strip())
-    if not found:
+    if not (found := re.search(r"[:/]([\w.-]+/[\w.-]+?)(\.git)?/?$", done.stdout.strip())):
         raise Problem("there is no remote origin on GitHub", "git remote", "--repository OWNER/NAME")
     return found[1]
 
 
 def token(environ: Mapping[str, str]) -> str:
     """Return the token of who runs this."""
+    if given := environ.get("GH_TOKEN"):
+        return given
     try:
-        return environ.get("GH_TOKEN") or subprocess.run(["gh", "auth", "token"], check=True, capture_output=True, text=True).stdout.strip()  # fmt: skip
+        done = subprocess.run(["gh", "auth", "token"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise Problem("there is no token", "GH_TOKEN", "`gh auth login`, or a token in GH_TOKEN") from error
+    return done.stdout.strip()
 
 
 def taken(step: Step, *, apply: bool) -> tuple[str, str]:
@@ -138,111 +147,80 @@ def shown(value: Any) -> str:
     """Return a value for people."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(each)}" for key, each in value.items())
-    return ", ".join(map(shown, value)) if isinstance(value, list) else str(value)
-
-
-def owned(login: str) -> Step:
-    """Return the file that says who owns what decides: it ships without a name."""
-
-    def read() -> Any:
-        text = CODEOWNERS.read_text() if CODEOWNERS.exists() else ""
-        return "@OWNER" if "@OWNER" in text else f"@{login}"
-
-    write = lambda: CODEOWNERS.write_text(CODEOWNERS.read_text().replace("@OWNER", f"@{login}"))  # noqa: E731
-    return Step(f"{CODEOWNERS} here, to be committed", f"@{login}", read, write)
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 class Place:
-    """What lies below a repository."""
+    """What lies below a repository. ask: (path, method, body) -> JSON, or GithubException."""
 
-    def __init__(self, repository: "Repository") -> None:
-        self.repository = repository
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.ask = ask
 
     def get(self, path: str) -> Any:
-        """Return what is there; None for nothing."""
+        """Return what is there; an empty dict for nothing."""
         from github import UnknownObjectException
 
         try:
-            return github.ask(self.repository, path)
+            return self.ask(path)
         except UnknownObjectException:
-            return None
+            return {}
 
-    def send(self, method: str, path: str, body: Any = None) -> Any:
-        """Write."""
-        return github.ask(self.repository, path, method, body)
+    def put(self, there: object, path: str, body: Any, *, new: str, method: str = "PUT") -> None:
+        """Change what is there, make what is not at `new`."""
+        self.ask(*((path, method) if there else (new, "POST")), body)
 
 
-def steps(place: Place, people: list[Any], args: Namespace) -> Iterator[Step]:
+def owned(login: str) -> Step:
+    """Let the file that says who owns what decides name somebody: it ships without a name."""
+    text = CODEOWNERS.read_text() if CODEOWNERS.exists() else ""
+    read = lambda: "@OWNER" if "@OWNER" in CODEOWNERS.read_text() else f"@{login}"  # noqa: E731
+    write = lambda: CODEOWNERS.write_text(text.replace("@OWNER", f"@{login}"))  # noqa: E731
+    return Step(
+        f"{CODEOWNERS} in this clone, to be committed", f"@{login}", read if text else lambda: f"@{login}", write
+    )
+
+
+def steps(place: Place, people: list[Any], variables: list[tuple[str, str, str]], *, chosen: bool) -> Iterator[Step]:
     """Yield all there is to do, in an order in which it can be done."""
-    several = len(people) > 1
     yield deployers(place, "staging")
     yield deployers(place, "production")
-    yield reviewers(place, "production", people, chosen=bool(args.reviewer))
-    pull: dict[str, Any] = {
-        "required_approving_review_count": int(several),  # nobody approves what is their own
-        "require_code_owner_review": several,
-        "dismiss_stale_reviews_on_push": True,
-        "require_last_push_approval": False,
-        "required_review_thread_resolution": False,
-    }
-    checks = {"required_status_checks": [{"context": "Pass", "integration_id": ACTIONS}], "strict_required_status_checks_policy": False}  # fmt: skip
-    kept: dict[str, Any] = {"deletion": None, "non_fast_forward": None}
-    yield ruleset(place, "main", "main", {**kept, "pull_request": pull, "required_status_checks": checks})
-    yield ruleset(place, "ledger", "ledger", kept)
-    yield ruleset(place, "ledger: written by Actions alone", "ledger", {"creation": None, "update": None}, bypass=True)
+    yield reviewers(place, "production", people, chosen=chosen)
+    several = len(people) > 1  # nobody approves what is their own
+    pull = {"required_approving_review_count": int(several), "require_code_owner_review": several, "dismiss_stale_reviews_on_push": True, "require_last_push_approval": False, "required_review_thread_resolution": False}  # fmt: skip
+    checks = {"required_status_checks": [{"context": "Pass", "integration_id": APP}], "strict_required_status_checks_policy": False}  # fmt: skip
+    yield ruleset(place, "main", "main", {**KEPT, "pull_request": pull, "required_status_checks": checks})
+    yield ruleset(place, "ledger", "ledger", KEPT)
+    yield ruleset(place, "ledger: written by Actions alone", "ledger", {"creation": None, "update": None}, free=[APP])
     for name, text in LABELS.items():
-        yield label(place, name, text)
-    for where, name, value in args.variable:
-        yield valued(place, f"environments/{where}" if where else "actions", name, value)
-    yield setting(place, "actions/permissions", {"enabled": True, "sha_pinning_required": True})
-    token = {"default_workflow_permissions": "read", "can_approve_pull_request_reviews": True}
-    yield setting(place, "actions/permissions/workflow", token)
-    outside = {"approval_policy": "all_external_contributors"}
-    yield setting(place, "actions/permissions/fork-pr-contributor-approval", outside)
-
-
-def rules_of(found: Any) -> dict[str, Any]:
-    """Return an environment's protection rules by type."""
-    return {rule["type"]: rule for rule in (found or {}).get("protection_rules", [])}
-
-
-def protect(place: Place, name: str, **change: Any) -> None:
-    """Make an environment, or change it: what is not sent is switched off, so all that is there is sent too."""
-    found = place.get(f"environments/{name}")
-    rules = rules_of(found)
-    asked = rules.get("required_reviewers", {})
-    them = [{"type": each["type"], "id": each["reviewer"]["id"]} for each in asked.get("reviewers", [])]
-    there = {
-        "wait_timer": rules.get("wait_timer", {}).get("wait_timer", 0),
-        "prevent_self_review": asked.get("prevent_self_review", False),
-        "reviewers": them,
-        "deployment_branch_policy": (found or {}).get("deployment_branch_policy"),
-    }
-    place.send("PUT", f"environments/{name}", there | change)
+        yield listed(place, "labels", name, {"name": name, "description": text}, "name")
+    for where, name, value in variables:
+        path = f"environments/{where}" if where else "actions"
+        yield listed(place, f"{path}/variables", name, {"name": name, "value": value}, "value")
+    for path, want in SETTINGS.items():
+        yield setting(place, f"actions/{path}", want)
 
 
 def deployers(place: Place, name: str) -> Step:
     """Let main alone deploy to an environment."""
     path = f"environments/{name}/deployment-branch-policies"
 
-    def policies() -> list[Any]:
-        return list((place.get(f"{path}?per_page=100") or {}).get("branch_policies", []))
+    def policies() -> dict[str, int]:
+        found = place.get(f"{path}?per_page=100").get("branch_policies", [])
+        return {each["name"]: each["id"] for each in found}
 
     def read() -> Any:
-        if (found := place.get(f"environments/{name}")) is None:
+        if not (found := place.get(f"environments/{name}")):
             return None
         policy = found.get("deployment_branch_policy") or {}
-        if policy.get("custom_branch_policies"):
-            return sorted(each["name"] for each in policies())
-        return ["protected branches" if policy else "every branch"]
+        return sorted(policies()) if policy.get("custom_branch_policies") else ["protected branches" if policy else "every branch"]  # fmt: skip
 
     def write() -> None:
         protect(place, name, deployment_branch_policy={"protected_branches": False, "custom_branch_policies": True})
-        for each in policies():
-            if each["name"] != "main":
-                place.send("DELETE", f"{path}/{each['id']}")
-        if "main" not in [each["name"] for each in policies()]:
-            place.send("POST", path, {"name": "main", "type": "branch"})
+        there = policies()
+        for other in there.keys() - {"main"}:
+            place.ask(f"{path}/{there[other]}", "DELETE")
+        if "main" not in there:
+            place.ask(path, "POST", {"name": "main", "type": "branch"})
 
     return Step(f"environment {name}: who may deploy", ["main"], read, write)
 
@@ -253,7 +231,7 @@ def reviewers(place: Place, name: str, people: list[Any], *, chosen: bool) -> St
     want = {"by": sorted(each["login"] for each in people), "not by who started it": several}
 
     def read() -> Any:
-        if not (rule := rules_of(place.get(f"environments/{name}")).get("required_reviewers")):
+        if not (rule := protection(place.get(f"environments/{name}"), "required_reviewers")):
             return None
         them = sorted(each["reviewer"].get("login") or each["reviewer"]["name"] for each in rule["reviewers"])
         return {"by": them, "not by who started it": rule["prevent_self_review"]} if chosen else want
@@ -263,72 +241,70 @@ def reviewers(place: Place, name: str, people: list[Any], *, chosen: bool) -> St
     return Step(f"environment {name}: approved", want, read, write)
 
 
-def ruleset(place: Place, name: str, branch: str, rules: dict[str, Any], *, bypass: bool = False) -> Step:
-    """Hold a branch to rules; what somebody added to them stays. bypass: they do not hold for GitHub's own app."""
+def protection(found: Any, kind: str) -> Any:
+    """Return an environment's rule of a kind."""
+    return next((rule for rule in found.get("protection_rules", []) if rule["type"] == kind), {})
+
+
+def protect(place: Place, name: str, **change: Any) -> None:
+    """Make an environment, or change it: GitHub switches off what is not sent, so all that is there is sent too."""
+    found = place.get(f"environments/{name}")
+    asked = protection(found, "required_reviewers")
+    there = {
+        "wait_timer": protection(found, "wait_timer").get("wait_timer", 0),
+        "prevent_self_review": asked.get("prevent_self_review", False),
+        "reviewers": [{"type": each["type"], "id": each["reviewer"]["id"]} for each in asked.get("reviewers", [])],
+        "deployment_branch_policy": found.get("deployment_branch_policy"),
+    }
+    place.ask(f"environments/{name}", "PUT", there | change)
+
+
+def ruleset(place: Place, name: str, branch: str, rules: dict[str, Any], *, free: Sequence[int] = ()) -> Step:
+    """Hold a branch to rules; what somebody added to them stays. free: the apps that they do not hold for."""
+    body = {"name": name, "target": "branch", "enforcement": "active", "conditions": {"ref_name": {"include": [f"refs/heads/{branch}"], "exclude": []}}}  # fmt: skip
+    mine = [{"type": kind, **({"parameters": given} if given else {})} for kind, given in rules.items()]
+    actors = [{"actor_id": each, "actor_type": "Integration", "bypass_mode": "always"} for each in free]
 
     def find() -> Any:
         found = place.get("rulesets?includes_parents=false&per_page=100") or []
-        return next((place.get(f"rulesets/{each['id']}") for each in found if each["name"] == name), None)
+        return next((place.get(f"rulesets/{each['id']}") for each in found if each["name"] == name), {})
 
-    def terms(given: list[Any], actors: list[Any]) -> list[str]:
+    def terms(given: list[Any], actors: Any) -> list[str]:
         checks = [check["context"] for rule in given for check in (rule.get("parameters") or {}).get("required_status_checks", [])]  # fmt: skip
-        free = any(each["actor_id"] == ACTIONS for each in actors)
-        return [*(rule["type"] for rule in given), *(f"check {each}" for each in checks), *["but for Actions"] * free]
+        apps = [each["actor_id"] for each in actors or []]
+        return [*(rule["type"] for rule in given), *(f"check {each}" for each in checks), *["but for Actions"] * (APP in apps)]  # fmt: skip
 
     def read() -> Any:
-        if (found := find()) is None:
+        if not (found := find()):
             return None
-        held = terms(found["rules"], found.get("bypass_actors") or []) if found["enforcement"] == "active" else []
+        held = terms(found["rules"], found.get("bypass_actors")) if found["enforcement"] == "active" else []
         return [each for each in want if each in held]
 
     def write() -> None:
-        there = find() or {"rules": [], "bypass_actors": []}
-        others = [rule for rule in there["rules"] if rule["type"] not in rules]
-        body = {
-            "name": name,
-            "target": "branch",
-            "enforcement": "active",
-            "conditions": {"ref_name": {"include": [f"refs/heads/{branch}"], "exclude": []}},
-            "rules": [*mine, *others],
-            "bypass_actors": actors or there["bypass_actors"],
-        }
-        place.send(*(("PUT", f"rulesets/{there['id']}") if "id" in there else ("POST", "rulesets")), body)
+        there = find()
+        others = [rule for rule in there.get("rules", []) if rule["type"] not in rules]
+        bypass = actors or there.get("bypass_actors", [])
+        place.put(there, f"rulesets/{there.get('id')}", {**body, "rules": [*mine, *others], "bypass_actors": bypass}, new="rulesets")  # fmt: skip
 
-    mine = [{"type": kind, **({"parameters": given} if given else {})} for kind, given in rules.items()]
-    actors = [{"actor_id": ACTIONS, "actor_type": "Integration", "bypass_mode": "always"}] if bypass else []
     want = terms(mine, actors)
     return Step(f"rules of branch {name}", want, read, write)
 
 
-def label(place: Place, name: str, text: str) -> Step:
-    """Make a label."""
-    body = {"name": name, "description": text}
-    read = lambda: (place.get(f"labels/{name}") or {}).get("description")  # noqa: E731
-    return Step(f"label {name}", text, read, lambda: place.send("POST", "labels", body))
-
-
-def valued(place: Place, where: str, name: str, value: str) -> Step:
-    """Set a variable."""
-    path = f"{where}/variables"
-
-    def write() -> None:
-        there = place.get(f"{path}/{name}")
-        place.send(*(("PATCH", f"{path}/{name}") if there else ("POST", path)), {"name": name, "value": value})
-
-    return Step(f"variable {name} ({where})", value, lambda: (place.get(f"{path}/{name}") or {}).get("value"), write)
+def listed(place: Place, where: str, name: str, body: dict[str, str], key: str) -> Step:
+    """Let a list have a label or a variable by this name, with this value."""
+    get: Callable[[], Any] = lambda: place.get(f"{where}/{name}")  # noqa: E731
+    write = lambda: place.put(get(), f"{where}/{name}", body, new=where, method="PATCH")  # noqa: E731
+    return Step(f"{where} {name}", body[key], lambda: get().get(key), write)
 
 
 def setting(place: Place, path: str, want: dict[str, Any]) -> Step:
     """Set what Actions may do."""
 
-    def read() -> Any:
-        return {key: value for key, value in github.ask(place.repository, path).items() if key in want}
-
     def write() -> None:
-        there = github.ask(place.repository, path)
-        place.send("PUT", path, {key: there[key] for key in {"allowed_actions"} & there.keys()} | want)
+        there = place.ask(path)
+        place.ask(path, "PUT", {key: there[key] for key in {"allowed_actions"} & there.keys()} | want)
 
-    return Step(path, want, read, write)
+    return Step(path, want, lambda: {key: value for key, value in place.ask(path).items() if key in want}, write)
 
 
 if __name__ == "__main__":

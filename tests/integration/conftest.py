@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 class Hub:
     """Pull requests and comments of octo/model, as GitHub's REST API tells them.
 
-    asked: every request as (method, path). refuses: {method: (status, body)} for what is answered with an error instead.
+    asked: every request as (method, path). refuses: {"METHOD path", or how it begins: (status, body)}: what is answered with an error instead.
     faults: the next requests' own, the first first, each for the first request whose "METHOD path" it matches.
     """
 
@@ -56,6 +56,8 @@ class Hub:
         self.tokens: set[str] = set()
         self.refuses: dict[str, tuple[int, dict[str, str]]] = {}
         self.faults: list[dict[str, Any]] = []
+        self.settings = Settings()
+        self.bodies_sent: list[tuple[str, str, Any]] = []
         self.ended = threading.Event()  # lets go of whom `silent` holds
 
         class Handler(BaseHTTPRequestHandler):
@@ -120,6 +122,7 @@ class Hub:
         url, method = urlsplit(request.path), request.command
         sent = json.loads(request.rfile.read(int(request.headers.get("Content-Length") or 0)) or "{}")
         self.asked.append((method, url.path))
+        self.bodies_sent.append((method, url.path, sent))
         self.tokens.add(request.headers.get("Authorization", ""))
         fault = next((each for each in self.faults if re.match(each["match"], f"{method} {url.path}")), {})
         if fault:
@@ -133,13 +136,13 @@ class Hub:
             return
         if "status" in fault:
             status, content, link = fault["status"], fault.get("body", {"message": "Server Error"}), ""
-        elif method in self.refuses:
-            status, content, link = *self.refuses[method], ""
+        elif refused := [each for key, each in self.refuses.items() if re.match(key, f"{method} {url.path}")]:
+            status, content, link = *refused[0], ""
         else:
             status, content, link = self.route(
                 method, url.path, {k: v[0] for k, v in parse_qs(url.query).items()}, sent
             )
-        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        body = content.encode() if isinstance(content, str) else b"" if status == 204 else json.dumps(content).encode()
         request.send_response(status)
         request.send_header("Content-Type", "application/json; charset=utf-8")
         request.send_header("Content-Length", str(len(body)))
@@ -177,7 +180,7 @@ class Hub:
             comment = next(each for each in self.comments if each["id"] == int(found[1]))
             comment.update(sent)
             return 200, comment, ""
-        return 404, {"message": "Not Found"}, ""
+        return *self.settings.answer(method, path.removeprefix(here).strip("/"), sent), ""
 
     def page(self, path: str, found: list[Any], query: dict[str, str]) -> tuple[int, Any, str]:
         """Return one page, of at most 100, and the header that names the next."""
@@ -202,6 +205,98 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     made.server.shutdown()
     made.server.server_close()
     thread.join()
+
+
+class Settings:
+    """What the pages of a repository's settings hold, and its workflows. answer: as GitHub's REST API, for what lies below the repository."""
+
+    def __init__(self) -> None:
+        self.next = 10
+        self.repository = {"full_name": Hub.name, "private": False, "owner": {"login": "octo", "type": "User"}, "permissions": {"admin": True}}  # fmt: skip
+        self.people = {name: {"login": name, "id": number} for number, name in enumerate(("octo", "alice", "bob"), 1)}
+        self.answers: dict[str, Any] = {}  # what GET of a path answers
+        self.environments: dict[str, Any] = {}
+        self.policies: dict[str, list[Any]] = {}
+        self.rulesets: list[Any] = []
+        self.labels: dict[str, Any] = {}
+        self.variables: dict[str, dict[str, Any]] = {}
+        self.actions: dict[str, Any] = {
+            "permissions": {"enabled": True, "allowed_actions": "all", "sha_pinning_required": False},
+            "permissions/workflow": {
+                "default_workflow_permissions": "write",
+                "can_approve_pull_request_reviews": False,
+            },
+            "permissions/fork-pr-contributor-approval": {"approval_policy": "first_time_contributors"},
+        }
+
+    def answer(self, method: str, path: str, sent: Any) -> tuple[int, Any]:
+        if method == "GET" and path in {"", "user", *self.answers}:
+            return 200, {"": self.repository, "user": self.people["octo"]}.get(path) or self.answers[path]
+        if found := re.fullmatch(r"users/(\w+)", path):
+            return self.found(self.people.get(found[1]))
+        if found := re.fullmatch(r"environments/(\w+)", path):
+            if method == "PUT":
+                self.protect(found[1], sent)
+            return self.found(self.environments.get(found[1]))
+        if found := re.fullmatch(r"environments/(\w+)/deployment-branch-policies(?:/(\d+))?", path):
+            return self.policy(method, found[1], int(found[2] or 0), sent)
+        if found := re.fullmatch(r"rulesets(?:/(\d+))?", path):
+            return self.ruleset(method, int(found[1] or 0), sent)
+        if found := re.fullmatch(r"(labels|actions/variables|environments/\w+/variables)(?:/([\w-]+))?", path):
+            kept = self.labels if found[1] == "labels" else self.variables.setdefault(found[1], {})
+            if method == "POST" and sent["name"] in kept:
+                return 422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}
+            if method in {"POST", "PATCH"}:
+                kept[sent["name"]] = sent
+                return (201, sent if kept is self.labels else {}) if method == "POST" else (204, None)
+            return self.found(kept.get(found[2]))
+        if path.removeprefix("actions/") in self.actions:
+            kept = self.actions[path.removeprefix("actions/")]
+            kept.update(sent)
+            return (200, kept) if method == "GET" else (204, None)
+        return self.found(None)
+
+    def found(self, what: Any) -> tuple[int, Any]:
+        return (200, what) if what is not None else (404, {"message": "Not Found"})
+
+    def protect(self, name: str, sent: Any) -> None:
+        """Let an environment be what was sent; what was not is switched off."""
+        rules: list[Any] = [{"id": 1, "type": "wait_timer", "wait_timer": sent.get("wait_timer")}] * bool(sent.get("wait_timer"))  # fmt: skip
+        if sent.get("reviewers"):
+            ids = [each["id"] for each in sent["reviewers"]]
+            them = [{"type": "User", "reviewer": each} for each in self.people.values() if each["id"] in ids]
+            rules.append({"id": 2, "type": "required_reviewers", "prevent_self_review": sent.get("prevent_self_review", False), "reviewers": them})  # fmt: skip
+        policy = sent.get("deployment_branch_policy")
+        self.environments[name] = {"name": name, "protection_rules": rules, "deployment_branch_policy": policy}
+        if not (policy or {}).get("custom_branch_policies"):
+            self.policies.pop(name, None)
+
+    def policy(self, method: str, name: str, number: int, sent: Any) -> tuple[int, Any]:
+        """Answer for the branches that may deploy: none, unless the environment has a list of its own."""
+        if not (self.environments.get(name, {}).get("deployment_branch_policy") or {}).get("custom_branch_policies"):
+            return self.found(None)
+        kept = self.policies.setdefault(name, [])
+        if method == "POST":
+            self.next += 1
+            kept.append({"id": self.next, **sent})
+            return 200, kept[-1]
+        if method == "DELETE":
+            kept[:] = [each for each in kept if each["id"] != number]
+            return 204, None
+        return 200, {"total_count": len(kept), "branch_policies": kept}
+
+    def ruleset(self, method: str, number: int, sent: Any) -> tuple[int, Any]:
+        """Answer for the rules of branches: a list holds less than what a number has."""
+        if method == "POST":
+            self.next += 1
+            self.rulesets.append({"id": self.next, "bypass_actors": [], **sent})
+            return 201, self.rulesets[-1]
+        if not number:
+            return 200, [{"id": each["id"], "name": each["name"]} for each in self.rulesets]
+        found = next((each for each in self.rulesets if each["id"] == number), None)
+        if found and method == "PUT":
+            found.update(sent)
+        return self.found(found)
 
 
 class Craft:
