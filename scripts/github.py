@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -49,6 +50,7 @@ def repository(environ: Mapping[str, str]) -> "Repository":
     for name in ("GH_TOKEN", "GITHUB_REPOSITORY"):
         if not environ.get(name):
             raise Problem(f"{name} is not set", name, "a job has it with `GH_TOKEN: ${{ github.token }}` in its env")
+    github.set_log_level(logging.WARNING)  # a question that is refused is an answer
     api = environ.get("GITHUB_API_URL", "https://api.github.com")
     token = github.Auth.Token(environ["GH_TOKEN"])
     client = github.Github(base_url=api, auth=token, per_page=100, lazy=True, timeout=15, retry=_patience())

@@ -90,17 +90,13 @@ def variable(text: str) -> tuple[str, str, str]:
     if name not in VARIABLES:
         near = difflib.get_close_matches(name.upper(), VARIABLES, n=1) or [f"one of {', '.join(VARIABLES)}"]
         raise Problem(f"no workflow reads {name}", "--variable", f"{near[0]}; a secret is set by `gh secret set`")
-    if name == "TRAIN_RUNNER" and not re.match(r'\s*["\[]', json_or_nothing(value)):
+    try:
+        fits = name != "TRAIN_RUNNER" or isinstance(json.loads(value), str | list)
+    except ValueError:
+        fits = False
+    if not fits:
         raise Problem(f"{value} is no JSON text or list", "--variable TRAIN_RUNNER", """'["self-hosted", "gpu"]'""")
     return where, name, value
-
-
-def json_or_nothing(text: str) -> str:
-    """Return a text if it is JSON."""
-    try:
-        return json.dumps(json.loads(text))
-    except ValueError:
-        return ""
 
 
 def origin() -> str:
@@ -147,7 +143,7 @@ def shown(value: Any) -> str:
     """Return a value for people."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(each)}" for key, each in value.items())
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 class Place:
@@ -247,7 +243,7 @@ def protection(found: Any, kind: str) -> Any:
 
 
 def protect(place: Place, name: str, **change: Any) -> None:
-    """Make an environment, or change it: GitHub switches off what is not sent, so all that is there is sent too."""
+    """Make an environment, or change it: GitHub switches off what is not sent, and refuses what a plan lacks even if it is off."""
     found = place.get(f"environments/{name}")
     asked = protection(found, "required_reviewers")
     there = {
@@ -256,7 +252,7 @@ def protect(place: Place, name: str, **change: Any) -> None:
         "reviewers": [{"type": each["type"], "id": each["reviewer"]["id"]} for each in asked.get("reviewers", [])],
         "deployment_branch_policy": found.get("deployment_branch_policy"),
     }
-    place.ask(f"environments/{name}", "PUT", there | change)
+    place.ask(f"environments/{name}", "PUT", {key: value for key, value in there.items() if value} | change)
 
 
 def ruleset(place: Place, name: str, branch: str, rules: dict[str, Any], *, free: Sequence[int] = ()) -> Step:

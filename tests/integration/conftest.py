@@ -216,6 +216,7 @@ class Settings:
         self.people = {name: {"login": name, "id": number} for number, name in enumerate(("octo", "alice", "bob"), 1)}
         self.answers: dict[str, Any] = {}  # what GET of a path answers
         self.environments: dict[str, Any] = {}
+        self.lacks: set[str] = set()  # what the plan does not have of an environment: refused if it is sent at all
         self.policies: dict[str, list[Any]] = {}
         self.rulesets: list[Any] = []
         self.labels: dict[str, Any] = {}
@@ -235,6 +236,8 @@ class Settings:
         if found := re.fullmatch(r"users/(\w+)", path):
             return self.found(self.people.get(found[1]))
         if found := re.fullmatch(r"environments/(\w+)", path):
+            if method == "PUT" and self.lacks & sent.keys():
+                return 422, {"message": "Failed to create the environment protection rule. Please ensure the billing plan supports it."}  # fmt: skip
             if method == "PUT":
                 self.protect(found[1], sent)
             return self.found(self.environments.get(found[1]))

@@ -142,7 +142,7 @@ def test_what_somebody_added_stays(setup, hub):
         "wait_timer",
         "required_reviewers",
     }
-    assert line(lines, "branch main:").startswith("changed rules of branch main: → deletion")
+    assert line(lines, "branch main:").startswith("changed rules of branch main: none → deletion")
     assert signed in hub.settings.rulesets[0]["rules"]
     assert hub.settings.labels["retrain"]["description"] == "ours"
     assert hub.settings.actions["permissions"]["allowed_actions"] == "selected"
@@ -168,7 +168,7 @@ def test_what_differs_is_set_right(setup, hub):
 
 
 PLANS = {
-    "no reviewers": ("PUT .*/environments/production", 422, "Please ensure the billing plan supports the required reviewers protection rule.", 2),
+    "no environments": ("PUT .*/environments/", 404, "Not Found", 3),
     "no rules": (".*/rulesets", 403, "Upgrade to GitHub Pro or make this repository public to enable this feature.", 3),
     "a private repository": (".*/fork-pr-contributor-approval", 422, "not available for private repositories", 1),
     "an organization forbids": ("PUT .*/permissions/workflow", 409, "Conflict", 1),
@@ -186,6 +186,16 @@ def test_what_the_plan_does_not_allow_is_skipped_with_its_reason_and_the_rest_is
     assert words(lines)["skipped"] == count
     assert len([each for each in lines if each.startswith("skipped") and f"{status} {message}" in each]) == count
     assert words(lines).get("created", 0) + words(lines).get("changed", 0) == 13 - count
+
+
+def test_an_environment_is_made_where_the_plan_has_no_reviewers(setup, hub):
+    hub.settings.lacks = {"wait_timer", "prevent_self_review", "reviewers"}
+
+    _, lines, _ = setup("--apply")
+
+    assert words(lines)["skipped"] == 1
+    assert "422 Failed to create the environment protection rule" in line(lines, "approved")
+    assert [each["name"] for each in hub.settings.policies["production"]] == ["main"]
 
 
 def test_the_ledger_is_kept_where_githubs_app_cannot_be_let_through(setup, hub):
