@@ -56,6 +56,21 @@ FROM python:3.13-slim
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN python --version | wc
 """
+SCRIPT = """\
+#!/usr/bin/env bash
+set -euo pipefail
+make test
+"""
+UPDATES = """\
+version: 2
+updates:
+  - package-ecosystem: github-actions
+    directory: /
+    schedule:
+      interval: weekly
+    cooldown:
+      default-days: 7
+"""
 KUSTOMIZATION = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [sample.yaml]\n"
 COMPONENT = """\
 apiVersion: kustomize.config.k8s.io/v1alpha1
@@ -96,9 +111,11 @@ GOOD = {
     "Dockerfile.sample": IMAGE,
     "k8s/overlays/sample/kustomization.yaml": KUSTOMIZATION,
     "k8s/overlays/sample/sample.yaml": MANIFEST,
+    ".github/dependabot.yml": UPDATES,
+    ".ci/run": SCRIPT,
 }
-WORKFLOW, COMPOSITE, DOCKERFILE, _, RESOURCE = GOOD
-CHECK = {WORKFLOW: "workflows", COMPOSITE: "workflows", DOCKERFILE: "dockerfiles", RESOURCE: "k8s"}
+WORKFLOW, COMPOSITE, DOCKERFILE, _, RESOURCE, DEPENDABOT, RUN = GOOD
+CHECK = {WORKFLOW: "workflows", COMPOSITE: "workflows", DOCKERFILE: "dockerfiles", RESOURCE: "k8s", DEPENDABOT: "dependabot"}  # fmt: skip
 KUBECTL = {
     "CI": "true" if shutil.which("kubectl") else ""
 }  # where there is none, a laptop's check is what can be tested
@@ -113,8 +130,20 @@ SPOILED = {
     "an unknown context": (WORKFLOW, "github.event_name", "github.evnt_name", ["Context access might be invalid: evnt_name"]),
     "an unknown action of our own": (WORKFLOW, "run: make test", "uses: $/.github/actions/nope", ["Unable to resolve action"]),
     "an unknown input of our own action": (WORKFLOW, "run: make test", "uses: $/.github/actions/sample\n        with:\n          x: y", ["Invalid action input 'x'"]),
+    "a commit without its version": (WORKFLOW, " # v4.2.2", "", ["sample.yml:13: no version behind the commit"]),
+    "a branch for a version": (WORKFLOW, "# v4.2.2", "# main", ["sample.yml:13: no version behind the commit"]),
+    "an action's action without its version": (COMPOSITE, "run: make test\n      shell: bash", f"uses: actions/cache@{'1' * 40}", ["action.yml:9: no version behind the commit"]),
+    "runs main's file with a fork's code": (WORKFLOW, "on: push", "on: pull_request_target", ["dangerous-triggers"]),
+    "a job without a name": (WORKFLOW, "    name: One\n", "", ["anonymous-definition"]),
+    "rights that nobody named": (WORKFLOW, "permissions: {}\n", "", ["excessive-permissions"]),
+    "a right without its reason": (WORKFLOW, "    name: One", "    name: One\n    permissions:\n      contents: write", ["undocumented-permissions"]),
+    "all secrets handed on": (WORKFLOW, "    name: One", f"    name: Two\n    uses: a/b/.github/workflows/c.yml@{'1' * 40} # v1.0.0\n    secrets: inherit\n  two:\n    name: Two", ["secrets-inherit"]),
     "no timeout": (WORKFLOW, "    timeout-minutes: 5\n", "", ["sample.yml:8: job one has no timeout-minutes"]),
     "a step without shell": (COMPOSITE, "      shell: bash\n", "", ["Required property is missing: shell"]),
+    "an ecosystem that there is not": (DEPENDABOT, "github-actions", "github-action", ["'github-action' is not one of"]),
+    "a key that there is not": (DEPENDABOT, "cooldown", "cool-down", ["'cool-down' was unexpected"]),
+    "no cooldown": (DEPENDABOT, "    cooldown:\n      default-days: 7\n", "", ["dependabot-cooldown"]),
+    "no updates at all": (DEPENDABOT, UPDATES, "", ["None is not of type 'object'"]),
     "latest": (DOCKERFILE, "3.13-slim", "latest", ["DL3007"]),
     "no pipefail": (DOCKERFILE, "SHELL", "# SHELL", ["DL4006"]),
     "an image of nothing": (DOCKERFILE, IMAGE, "", ["Dockerfile.sample: there is no FROM"]),
@@ -123,6 +152,17 @@ SPOILED = {
     "an API that was removed": (RESOURCE, "policy/v1", "policy/v1beta1", ["WARN", "api version policy/v1beta1"]),
     "an API that the newest Kubernetes lacks": (RESOURCE, MANIFEST.partition("---\n")[2], BUNDLE, ["api version certificates.k8s.io/v1alpha1 for kubernetes version 1.37"]),
     "an empty manifest": (RESOURCE, MANIFEST, "---\n", ["sample.yaml holds no manifest"]),
+}  # fmt: skip
+
+
+# file, what is changed in it, what shellcheck must say of it
+CARELESS = {
+    "a step": (WORKFLOW, "run: make test", "run: rm -r $HOME/$1", [".github/workflows/sample.yml.17:2:", "SC2086"]),
+    "a step of many lines": (WORKFLOW, "run: make test", "run: |\n          true\n          rm $1", ["sample.yml.17:3:", "SC2086"]),
+    "a step with an expression": (WORKFLOW, "run: make test", "run: make ${{ vars.TARGET }} $1", ["SC2086"]),
+    "an action of our own": (COMPOSITE, "make test", "cd $1", [".github/actions/sample/action.yml.9:2:", "SC2086"]),
+    "what sh does not know": (COMPOSITE, "make test\n      shell: bash", "'[[ 1 == 1 ]]'\n      shell: sh", ["SC3010"]),
+    "what CI runs": (RUN, "make test", "rm $1", [".ci/run:3:", "SC2086"]),
 }  # fmt: skip
 
 
@@ -158,7 +198,9 @@ def test_what_is_in_order_is_green(tree):
     code, output = lint(tree)
 
     assert code == 0, output
-    assert [f"{check}: passed" in output for check in ("workflows", "dockerfiles", "k8s")] == [True] * 3
+    assert [f"{check}: passed" in output for check in ("workflows", "shell", "dependabot", "dockerfiles", "k8s")] == [
+        True
+    ] * 5
 
 
 @pytest.mark.parametrize("case", SPOILED)
@@ -173,8 +215,22 @@ def test_a_spoiled_file_is_red(case, tree):
     assert [said for said in words if said not in output] == [], output
 
 
+@pytest.mark.parametrize("case", CARELESS)
+def test_careless_shell_is_red_whatever_the_user_has_told_shellcheck(case, tree):
+    path, old, new, words = CARELESS[case]
+    tree.edit(path, old, new)
+    (tree.path / ".shellcheckrc").write_text("disable=all\n")
+
+    code, output = lint(tree, "shell", SHELLCHECK_OPTS="--severity=error")
+
+    (tree.path / ".shellcheckrc").unlink()
+    (tree.path / path).write_text(GOOD[path])
+    assert code == 1, output
+    assert [said for said in words if said not in output] == [], output
+
+
 @pytest.mark.parametrize(
-    ("check", "gone"), [("workflows", ".github"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays")]
+    ("check", "gone"), [("workflows", ".github"), ("shell", ".github"), ("shell", ".ci"), ("dependabot", ".github/dependabot.yml"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays")]
 )  # fmt: skip
 def test_a_check_of_nothing_is_red(check, gone, tree, tmp_path):
     kept = [(path, tmp_path / str(number)) for number, path in enumerate(tree.path.glob(gone))]
