@@ -116,7 +116,7 @@ def leaks(project: Path, config: str) -> list[dict[str, Any]]:
     """Return what gitleaks finds in a history; no secret is in it."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder, "found.json")
-        done = tool("gitleaks", "git", "--no-banner", "--redact", "--log-level=warn", f"--exit-code={LEAKS}", config, f"--report-path={found}", str(project))  # fmt: skip
+        done = tool("gitleaks", "git", "--no-banner", "--redact", "--log-level=error", f"--exit-code={LEAKS}", config, f"--report-path={found}", str(project))  # fmt: skip
         if done not in {0, LEAKS} or not found.exists():
             raise Unreachable("gitleaks did not scan", "requirements/go/gitleaks", "see its message above")
         return list(json.loads(found.read_text()))
