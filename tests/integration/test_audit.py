@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from scripts import audit, probe
 
+ROOT = Path(__file__).parents[2]
 LOCK = "requests==2.0 \\\n    --hash=sha256:{0}\nlightgbm==4.0 \\\n    --hash=sha256:{0}\n".format("0" * 64)
 OLD = {"id": "PYSEC-2020-96", "fix_versions": ["5.4"]}
 FIXED, UNFIXED = {"id": "CVE-1", "fix_versions": ["2.1", "3.0"]}, {"id": "CVE-2", "fix_versions": []}
@@ -156,6 +158,33 @@ def test_a_secret_that_was_deleted_again_is_found_and_not_shown(place, capsys):
     assert "1234" not in output
 
 
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("go") is None, reason="gitleaks is built by Go")
+def test_gitleaks_itself_finds_what_is_planted_and_nothing_else(place, monkeypatch):
+    word = "k3V9-xQ2w_Zr7Lp5Tn8Yb4"
+    (place / "app.env").write_text(
+        f"GITHUB_TOKEN=ghp_{secrets.token_hex(18)}\nAWS_ACCESS_KEY_ID=AKIA{random_of('ABCDEFGHIJKLMNOPQRSTUVWXYZ234567', 16)}\n"
+        f"STORE=postgresql://mlflow:{word}@db.example.com/mlflow\nTOKEN={word}\nHARMLESS=postgresql://db.example.com/mlflow\n"
+    )
+    (place / "tests").mkdir()
+    (place / "tests/made_up.py").write_text(f'TOKEN = "{word}"\nURL = "https://me:{word}@example.com"\n')
+    commit("planted")
+    (place / "app.env").unlink()
+    commit("taken away")
+    monkeypatch.chdir(ROOT)
+
+    found = audit.leaks(place, f"--config={ROOT / '.github/gitleaks.toml'}")
+
+    rules = ["github-pat", "aws-access-token", "password-in-url", "generic-api-key"]
+    assert sorted((each["StartLine"], each["RuleID"]) for each in found) == list(enumerate(rules, 1))
+    assert {each["File"] for each in found} == {"app.env"}
+    assert word not in json.dumps(found)
+
+
+def random_of(letters, count):
+    return "".join(secrets.choice(letters) for _ in range(count))
+
+
 @pytest.mark.parametrize("broken", [{"token": "blind"}, {"code": 1}], ids=["blind", "failing"])
 def test_a_scanner_that_does_not_scan_is_red(broken, place, capsys):
     go(place, **broken)
@@ -281,11 +310,10 @@ def test_no_github_at_all_is_red(api, tmp_path):
 
 
 def test_both_run_on_the_standard_library_alone(tmp_path):
-    root = Path(__file__).parents[2]
     for name in ("audit", "probe"):
         words = [sys.executable, "-S", "-m", f"scripts.{name}", "--help"]  # without site-packages
 
-        done = subprocess.run(words, cwd=root, env={"PYTHONPATH": "src"}, check=False, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": "src"}, check=False, capture_output=True, text=True)
 
         assert (done.returncode, done.stderr) == (0, "")
         assert f"python -m scripts.{name}" in done.stdout

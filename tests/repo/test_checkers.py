@@ -229,6 +229,15 @@ def test_careless_shell_is_red_whatever_the_user_has_told_shellcheck(case, tree)
     assert [said for said in words if said not in output] == [], output
 
 
+def test_an_expression_is_a_word_of_which_nothing_is_known(tree):
+    tree.edit(WORKFLOW, "run: make test", 'run: test "${{ runner.os }}" = Linux && test "${{ github.ref\n          }}"')
+
+    code, output = lint(tree, "shell")
+
+    (tree.path / WORKFLOW).write_text(FLOW)
+    assert code == 0, output
+
+
 @pytest.mark.parametrize(
     ("check", "gone"), [("workflows", ".github"), ("shell", ".github"), ("shell", ".ci"), ("dependabot", ".github/dependabot.yml"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays")]
 )  # fmt: skip
