@@ -40,7 +40,7 @@ KEPT: dict[str, Any] = {"deletion": None, "non_fast_forward": None}
 
 @dataclass(frozen=True)
 class Step:
-    """One thing. read: what there is of it, None for nothing; write: makes it what is wanted."""
+    """One thing. read: what there is of it, None for nothing; write: looks, and makes it what is wanted."""
 
     name: str
     want: Any
@@ -129,7 +129,7 @@ def taken(step: Step, *, apply: bool) -> tuple[str, str]:
         text = f"{step.name}: {'' if now is None else f'{shown(now)} → '}{shown(step.want)}"
         if not apply:
             return "would create" if now is None else "differs", text
-        github.again(lambda: step.read() == step.want or step.write())
+        github.again(step.write)
         if (after := step.read()) != step.want:
             return "skipped", f"{step.name}: GitHub took it, and has {shown(after)}"
     except (GithubException, OSError) as error:
