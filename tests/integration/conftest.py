@@ -255,7 +255,9 @@ class Settings:
             return self.found(kept.get(found[2]))
         if path.removeprefix("actions/") in self.actions:
             kept = self.actions[path.removeprefix("actions/")]
-            kept.update(sent)
+            kept.update(
+                ({"allowed_actions": "all"} if "allowed_actions" in kept and sent else {}) | sent
+            )  # not sent: as if new
             return (200, kept) if method == "GET" else (204, None)
         return self.found(None)
 
