@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         here, me = place.ask(""), place.ask("/user")
         people = [place.ask(f"/users/{login}") for login in args.reviewer] or [me]
     except (GithubException, OSError) as error:
-        if 400 <= getattr(error, "status", 0) < 500:
+        if isinstance(error, GithubException):
             fix = "--repository and --reviewer; GH_TOKEN must be a person's token, with administration: write"
             raise Problem(f"GitHub: {github.why(error)}", name, fix) from error
         raise Unreachable(f"GitHub: {github.why(error)}", name, "run it again") from error
