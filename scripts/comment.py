@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
             print(f"run {number} has the same head, and is later: nothing to say")
             return 0
         said = body(args.report, run, pull.number)
-        print(post(pull, run, said))
+        print(github.again(lambda: post(pull, run, said)))
     except (GithubException, OSError) as error:
         fix = "the workflow needs pull-requests: write; run it again"
-        raise Unreachable(f"GitHub: {error}", environ["GITHUB_REPOSITORY"], fix) from error
+        raise Unreachable(f"GitHub: {github.why(error)}", environ["GITHUB_REPOSITORY"], fix) from error
     github.summary(environ, said)
     return 0
 

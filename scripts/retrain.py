@@ -54,10 +54,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             found = report.load(content.encode(), str(paths.REPORT))
             title = f"Retrain: {text.headline(found, rules.load(paths.GATES))}"
             push(environ, title)
-            said = propose(environ, title, body)
+            said = github.again(lambda: propose(environ, title, body))
     except (GithubException, OSError) as error:
         fix = f"{SETTING}; where the branch is pushed, open it by hand; or run it again"
-        raise Unreachable(f"GitHub: {error}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix) from error
+        raise Unreachable(f"GitHub: {github.why(error)}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix) from error
     print(said)
     github.summary(environ, f"{said}\n\n")
     return 0
