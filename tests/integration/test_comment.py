@@ -800,3 +800,14 @@ def test_what_it_takes_is_told(capsys):
 
     assert stopped.value.code == 0
     assert "python -m scripts.comment --report" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", [{"status": 502}, {"cut": "before"}, {"cut": "after"}])
+def test_where_the_answer_to_a_comment_is_lost_there_is_one_comment(run, pull, hub, when, monkeypatch):
+    monkeypatch.setattr("scripts.github.PAUSE", 0)
+    hub.faults = [{"match": "POST", **when}]
+
+    assert run.comment() == 0
+
+    assert hub.faults == []
+    assert len(hub.bodies(5)) == 1
