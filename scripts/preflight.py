@@ -6,6 +6,7 @@ python3 -m scripts.in_image scripts.preflight               in Dockerfile.train'
 Exit code: 0 go on; 2 where train.device is gpu and there is none, or the disk is nearly full.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -34,13 +35,13 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     cli.parser("preflight", __doc__).parse_args(argv)
     train = config.load(paths.PARAMS).train
     free = shutil.disk_usage(".").free / 1e9
-    drivers = ", ".join(sorted(file.stem for file in DRIVERS.glob("*.icd")))
+    drivers = ", ".join(sorted(file.stem for file in DRIVERS.glob("*.icd") if loads(file)))
     found = {
-        "processors": f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}",
+        "processors": f"{os.cpu_count()}",
         "memory": f"{memory() / 1e9:.1f} GB free",
         "disk": f"{free:.1f} GB free",
         "GPU": nvidia() or "none that nvidia-smi knows",
-        "OpenCL": drivers or f"no driver in {DRIVERS}",
+        "OpenCL": drivers or f"no driver in {DRIVERS} that can be loaded",
         "train.device": train.device,
     }
     said = "".join(f"{name:13} {value}\n" for name, value in found.items())
@@ -51,6 +52,15 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     if train.device == "gpu":
         estimator.make(msgspec.structs.replace(train, class_weight=None), [])  # LightGBM itself is asked for it
     return 0
+
+
+def loads(file: Path) -> bool:
+    """Say whether the library that a driver's registration names is there: an image registers one that comes with the machine."""
+    try:
+        ctypes.CDLL(file.read_text().strip())
+    except OSError:
+        return False
+    return True
 
 
 def memory() -> int:

@@ -61,6 +61,18 @@ def test_nvidia_s_own_words_are_told(machine, tmp_path, monkeypatch, capsys):
     assert "GPU           580.1, NVIDIA H200, 143000 MiB\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("library", "said"), [("libc.so.6", "OpenCL        some\n"), ("libnone.so.1", "that can be loaded\n")]
+)
+def test_a_driver_that_is_registered_and_absent_is_none(machine, tmp_path, monkeypatch, capsys, library, said):
+    (tmp_path / "some.icd").write_text(f"{library}\n")
+    monkeypatch.setattr(preflight, "DRIVERS", tmp_path)
+
+    preflight.main([], machine)
+
+    assert said in capsys.readouterr().out
+
+
 TOTAL = {"totals": {"percent_covered": 91.26, "num_statements": 4321}}
 CHANGED = {"total_num_lines": 12, "total_num_violations": 4, "src_stats": {"scripts/a.py": {"violation_lines": [3, 4, 5, 9]}, "src/b.py": {"violation_lines": []}}}  # fmt: skip
 
