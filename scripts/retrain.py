@@ -57,7 +57,9 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             said = github.again(lambda: propose(environ, title, body))
     except (GithubException, OSError) as error:
         fix = f"{SETTING}; where the branch is pushed, open it by hand; or run it again"
-        raise Unreachable(f"GitHub: {github.why(error)}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix) from error
+        raise Unreachable(
+            f"GitHub: {github.why(error)}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix
+        ) from error
     print(said)
     github.summary(environ, f"{said}\n\n")
     return 0
