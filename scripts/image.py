@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     args = parser.parse_args(argv)
     image = build(args.which, oci.place(args.push) if args.push else "", args.version, environ, attest=args.attest)
     print(image)
+    github.summary(environ, f"`{image}`\n\n")
     name, _, digest = image.partition("@")
     github.output(environ, image=image, name=name, digest=digest)
     return 0

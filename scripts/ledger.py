@@ -103,11 +103,19 @@ def release(kept: Ledger, args: argparse.Namespace, environ: Mapping[str, str]) 
     )  # fmt: skip
     before = kept.champion()
     if before and msgspec.structs.replace(before, made=now, by=made.by) == made:
+        github.summary(environ, identity(before))
         return f"release {made.name} is in the ledger already"
     content = msgspec.json.encode(made) + b"\n"
     files = {f"releases/{now.replace(':', '')}-{made.name}.json": content, ledger.CHAMPION: content}
     kept.write(files, f"{commit[:7]}: release {made.name}", github.authorization(environ))
+    github.summary(environ, identity(made))
     return f"release {made.name}: version {made.version} is served, of {commit[:7]}"
+
+
+def identity(made: Release) -> str:
+    """Return all that a release is known by, in Markdown."""
+    rows = "".join(f"| {name} | {text.code(value)} |\n" for name, value in msgspec.to_builtins(made).items() if value)
+    return f"### Release {text.cell(made.name)}\n\n| | |\n|---|---|\n{rows}\n"
 
 
 def shown(kept: Ledger) -> str:

@@ -49,7 +49,7 @@ class GitHub:
         (path / "bin").mkdir()
         (path / "bin/gh").write_text(GH.format(python=sys.executable))
         (path / "bin/gh").chmod(0o755)
-        self.name = f"octo-org/example-{uuid.uuid4().hex[:8]}"  # the registry may hold what an earlier run left
+        self.name = f"Octo-Org/Example-{uuid.uuid4().hex[:8]}"  # the registry may hold what an earlier run left; owners have capitals, images not
         shutil.copy2(ROOT / "tests/sample/params.yaml", project.path)
         for name in KEPT_TESTS:
             (self.project.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def test_a_merge_is_trained_gated_registered_built_deployed_asked_and_promoted(g
     assert (str(version), count) == ("1", 1)
     assert tags["pawl.released"] == github.project.call("git", "rev-parse", "fewer-leaves").stdout.strip()
     assert tags["pawl.verdict"] == "pass"
-    assert f"{github.registry}/{github.name}/model-server@sha256:" in tags["pawl.images"]
+    assert f"{github.registry}/{github.name}/model-server@sha256:".lower() in tags["pawl.images"]
     assert tags["pawl.validated_by"]
     release = json.loads(origin(github, "show", "ledger:champion.json"))
     assert (release["version"], release["image"], release["verdict"]) == ("1", tags["pawl.images"], "pass")
@@ -232,7 +232,7 @@ def test_a_merge_is_trained_gated_registered_built_deployed_asked_and_promoted(g
 
 def test_the_images_carry_what_is_in_them_and_how_they_were_made(github, released):
     for name in ("model-server", "trainer"):
-        place = f"{github.registry}/{github.name}/{name}:latest"
+        place = f"{github.registry}/{github.name}/{name}:latest".lower()
         for kind in ("SBOM", "Provenance"):
             words = ["docker", "buildx", "imagetools", "inspect", place, f"--format={{{{json .{kind}}}}}"]
             told = json.loads(github.project.call(*words).stdout)
@@ -244,6 +244,8 @@ def test_the_summary_says_what_was_skipped_and_what_lights_it_up(released):
 
     for light in ("TRAIN_RUNNER", "MLFLOW_TRACKING_URI", "KUBECONFIG", "RETRAIN_TOKEN"):
         assert light in said
+    assert "### Release 1-" in said
+    assert "| environment | `local` |" in said
 
 
 def test_the_next_pull_request_is_compared_with_what_the_release_wrote_into_the_ledger(next_one):

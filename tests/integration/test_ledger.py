@@ -228,6 +228,20 @@ def test_a_release_is_appended_and_served_and_again_changes_nothing(checkout):
     assert checkout.tip() == tip
 
 
+def test_the_summary_holds_all_that_a_release_is_known_by_and_no_markup_of_others(checkout, tmp_path):
+    summary = tmp_path / "summary.md"
+    words = ["--environment", "production", "--rejected", "4", "--reason", "a | b `c` <img> @me"]
+    for _ in range(2):  # done again, it is said again
+        checkout.ask(*RELEASE, *words, GITHUB_STEP_SUMMARY=str(summary))
+
+    first, second = summary.read_text().split("### Release ")[1:]
+    assert first == second
+    for name, value in (("version", "3"), ("environment", "production"), ("commit", checkout.head), ("rejected", "4")):
+        assert f"| {name} | `{value}` |" in first
+    (reason,) = [line for line in first.splitlines() if line.startswith("| reason |")]
+    assert reason.count("|") - reason.count("\\|") == 3, reason
+
+
 def test_one_model_may_have_many_images_and_a_way_back_is_a_release_too(checkout, monkeypatch):
     for number, words in enumerate(((), ("--image", "model@sha256:4"), ("--rejected", "4", "--reason", "wrong"))):
         monkeypatch.setattr("time.gmtime", lambda number=number: (2026, 1, 1, 0, 0, number, 3, 1, 0))
