@@ -23,7 +23,7 @@ from pawl.problem import Problem, Unreachable
 from scripts import cli, github
 
 CODEOWNERS = Path(".github/CODEOWNERS")
-VARIABLES = ("ATTESTATIONS", "CLUSTER", "CLUSTER_CA", "COSIGN_PUBLIC_KEY", "MLFLOW_TRACKING_URI", "REGISTRY", "TRAIN_RUNNER")  # fmt: skip
+VARIABLES = ("ATTESTATIONS", "CACHE", "CLUSTER", "CLUSTER_CA", "COSIGN_PUBLIC_KEY", "MLFLOW_TRACKING_URI", "REGISTRY", "TRAIN_RUNNER")  # fmt: skip
 LABELS = {
     "dependencies": "A newer version of what this is built with",
     "gate-waiver": "Asks that a model may pass in spite of a rule",
