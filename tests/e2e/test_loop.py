@@ -107,7 +107,7 @@ class GitHub:
 
 
 def jobs(run):
-    return {job["id"]: job["result"] for job in run["jobs"]}
+    return {job["id"] or "build": job["result"] for job in run["jobs"]}  # what is called has no id of its own
 
 
 def origin(github, *words):
