@@ -4,12 +4,13 @@ python -m scripts.image                               for this machine: pawl:<co
 python -m scripts.image --push ghcr.io/me/project --version 3              ghcr.io/me/project/model-server@sha256:...
 python -m scripts.image trainer --push ghcr.io/me/project --attest         with SBOM and provenance beside it
 
-In a workflow the tags are the commit, v<version> and latest; what was pushed of this commit is not built again, and a tag that names another model's image
-is left. Exit code: 0 done, 2 your input, 3 docker or the registry did not answer.
+In a workflow the tags are the commit, v<version> and latest. What was pushed of this commit, and signed (scripts.verify), is not built again; any other image
+that the commit's tag names is left. Exit code: 0 done, 2 your input, 3 docker or the registry did not answer.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from pawl import bundle, oci, paths
 from pawl.problem import Problem, Unreachable
-from scripts import cli, github
+from scripts import cli, github, verify
 
 SERVER, TRAINER = "model-server", "trainer"
 FILES = {SERVER: ["--file=Dockerfile.serve"], TRAINER: ["--file=Dockerfile.train", "--target=project"]}
@@ -63,11 +64,15 @@ def build(which: str, place: str, version: str, environ: Mapping[str, str], *, a
     if place and "GITHUB_SHA" in environ:  # elsewhere files may differ from their commit
         more = [*([f"v{version}"] if version else []), "latest"]
         there = pushed(f"{name}:{tags[0]}")
-        if there and labels.items() <= labels_of(there).items():
+        if (
+            there
+            and labels.items() <= labels_of(there).items()
+            and ours(f"{name}@{there['manifest']['digest']}", environ)
+        ):
             return tagged(f"{name}@{there['manifest']['digest']}", name, more)
         if there:
             print(
-                f"note: {name}:{tags[0]} is of {labels_of(there)}: it is left, this one is known by its digest",
+                f"note: {name}:{tags[0]} is there, and not shown to be this one: it is left, this one is known by its digest",
                 file=sys.stderr,
             )
         tags = [*([] if there else tags), *more]
@@ -85,6 +90,12 @@ def pushed(reference: str) -> dict[str, Any] | None:
         "imagetools", "inspect", reference, "--format={{json .}}", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     return dict(json.loads(done.stdout)) if done.returncode == 0 else None
+
+
+def ours(image: str, environ: Mapping[str, str]) -> bool:
+    """Say whether an image was signed by this repository's build: labels are what anybody may write."""
+    words = verify.question(image, environ)
+    return bool(words and shutil.which(words[0])) and verify.asked(words, environ, tries=1) == 0
 
 
 def labels_of(there: Mapping[str, Any]) -> dict[str, str]:

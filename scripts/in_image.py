@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 IMAGE = "pawl-train"
-PASSED = ("PAWL_", "AWS_", "AZURE_", "GOOGLE_", "CI", "GITHUB_STEP_SUMMARY")
+PASSED = ("PAWL_", "MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "CI", "GITHUB_STEP_SUMMARY")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

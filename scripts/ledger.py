@@ -2,6 +2,7 @@
 
 python -m scripts.ledger show
 python -m scripts.ledger record [--from FOLDER]     what `make report` and the run left here, or there
+python -m scripts.ledger overtaken                  refuses where a later commit than this one was released
 python -m scripts.ledger release --version 3 --digest sha256:... --image NAME@sha256:... --environment production
 
 Pushes to the remote `origin` where there is one; GH_TOKEN authorizes it. Doing it again changes nothing. Exit code: 0 done, 2 wrong input, 3 the remote
@@ -23,7 +24,7 @@ from pawl.ledger import Corrupt, Entry, Ledger, Release
 from pawl.pipeline import train
 from pawl.problem import Problem
 from pawl.report import text
-from scripts import cli, github, track
+from scripts import cli, github, register, track
 
 
 @cli.told
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = cli.parser("ledger", __doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("show", help="the entries, the newest first", allow_abbrev=False)
+    verbs.add_parser("overtaken", help="refuse where a later commit was released", allow_abbrev=False)
     record = verbs.add_parser("record", help="an entry for the commit that was trained", allow_abbrev=False)
     record.add_argument(
         "--from", dest="folder", type=Path, default=Path(), help="where reports/ and dvc.lock of the run lie"
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     kept = Ledger()
     if args.verb == "show":
         said = shown(kept)
+    elif args.verb == "overtaken":
+        said = overtaken(kept)
     elif args.verb == "record":
         said = write(kept, args.folder, environ)
     else:
@@ -78,6 +82,19 @@ def write(kept: Ledger, folder: Path, environ: Mapping[str, str]) -> str:
         return f"the ledger has {commit[:7]} already"
     kept.write(ledger.write_entry(entry, files), f"{commit[:7]}: {found.verdict}", github.authorization(environ))
     return f"{commit[:7]} is in the ledger: {found.verdict}, {len(mine.rows):,} answers"
+
+
+def overtaken(kept: Ledger) -> str:
+    """Return that no later commit was released than the one here; raise Problem if one was."""
+    here, served = (train.commit() or "unknown").removesuffix("-dirty"), kept.champion()
+    if served is None or register.before(served.commit, here):
+        return "no later commit was released"
+    what = f"{served.commit[:7]} was released, and {here[:7]} does not come after that"
+    raise Problem(
+        what,
+        f"release {served.name}",
+        "nothing to do where a later release has overtaken this one; else release a commit that contains it",
+    )
 
 
 def whole(kept: Ledger, entry: Entry, files: Collection[str]) -> bool:

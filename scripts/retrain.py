@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,14 @@ BOT = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@use
 
 
 @cli.told
-def main(environ: Mapping[str, str] = os.environ) -> int:
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Compare, push, propose."""
+    cli.parser("retrain", __doc__).parse_args(argv)
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GH_TOKEN"):
+        if not environ.get(name):
+            raise Problem(
+                f"{name} is not set", name, "retrain.yml sets it; by hand: `make pipeline`, then commit dvc.lock"
+            )
     try:
         lock, content, body = (read(path) for path in (paths.LOCKFILE, paths.REPORT, paths.REPORT.with_suffix(".md")))
         named = git("show", "HEAD:dvc.lock") if git("ls-tree", "HEAD", "dvc.lock") else ""  # git need not have one

@@ -2,6 +2,7 @@
 
 python -m scripts.rollback --environment production --reason "wrong for new customers"
 python -m scripts.rollback --environment production --reason "..." --dry-run          which release that would be
+python -m scripts.rollback --environment production --reason "..." --undo ghcr.io/...@sha256:...          a release's last step, where the champion could not be named
 python -m scripts.rollback --environment production --to 3-1f2e3d4-9a8b7c6 --reason "..."       a release, or a version of the model
 
 The same way as a deploy, with the manifests that the release was applied with; then what ran is rejected until a person clears it.
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--environment", required=True, help="a folder of k8s/overlays")
     parser.add_argument("--reason", required=True, help="why: it is what the next person reads")
     parser.add_argument("--to", default="", help="a release, or a version of the model (the release before)")
+    parser.add_argument(
+        "--undo", metavar="IMAGE", help="only where this image runs, and the ledger has not released it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say which release that is")
     args = parser.parse_args(argv)
     if not args.reason.strip():
@@ -37,11 +41,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     current, served = cluster.recorded(space), kept.champion()
     if current is None:
         raise Problem(f"nothing was deployed to {environment}", space, "python -m scripts.deploy")
+    if args.undo and (current.release.image != args.undo or (served and served.image == args.undo)):
+        print(f"{environment} does not run {args.undo}, or it was released: nothing to undo")
+        return 0
     there = known(environment, space, kept)
     left = cluster.running(space) or current.release.name
     refused = rejected(kept.releases()) | rejected([each.release for each in cluster.earlier(space)])
     target = current if args.to == left == current.release.name else chosen(left, there, refused, args.to)
-    github.output(environ, release=target.release.name)
+    github.output(environ, release=target.release.name, image=target.release.image)
     print(f"↩ {environment}: from {left} to {target.release.name}: {args.reason}")
     if args.dry_run:
         return 0
@@ -55,6 +62,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     )
     print(said)
     github.summary(environ, f"↩ From `{left}` to `{release.name}`: {args.reason}\n\n{said}\n\n")
+    if args.undo:
+        return code
     if code or served is None or served.environment != environment or served.version == release.version:
         print("" if code else "The alias `champion` and the ledger are not of this environment: they stay.\n", end="")
         return code

@@ -2,7 +2,7 @@
 
 python -m scripts.verify ghcr.io/me/project/model-server@sha256:...
 
-ATTESTED=true: GitHub's attestation, signed by build.yml of this repository, on the branch that runs here (`gh attestation verify`). Else
+ATTESTED=true: GitHub's attestation, signed by build.yml of this repository, on main (`gh attestation verify`). Else
 COSIGN_PUBLIC_KEY: a signature by that key. With neither there is nothing to hold the image to but its digest, and it says so.
 Exit code: 0 it is ours, or cannot be asked, 1 it was not shown to be, 2 your input.
 """
@@ -26,6 +26,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = cli.parser("verify", __doc__)
     parser.add_argument("image", help="name@sha256:...")
     image = parser.parse_args(argv).image
+    if "@sha256:" not in image:
+        raise Problem(
+            f"{image} does not name an image by its digest",
+            "the command line",
+            "name@sha256:..., as docker push prints it",
+        )
     words = question(image, environ)
     if not words:
         said, code = "➖ The image is held to its digest alone: it is not signed.", 0
@@ -46,9 +52,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def question(image: str, environ: Mapping[str, str]) -> list[str]:
     """Return the command that tells whether an image is ours; none where nothing was signed."""
     if environ.get("ATTESTED") == "true":
-        repository = environ["GITHUB_REPOSITORY"]
+        repository = environ.get("GITHUB_REPOSITORY")
+        if not repository:
+            raise Problem("GITHUB_REPOSITORY is not set", "ATTESTED=true", "owner/name: whose build it must be")
         signer = f"--signer-workflow={repository}/.github/workflows/build.yml"
-        where = [f"--repo={repository}", signer, f"--source-ref={environ['GITHUB_REF']}", "--deny-self-hosted-runners"]
+        where = [f"--repo={repository}", signer, "--source-ref=refs/heads/main", "--deny-self-hosted-runners"]
         return ["gh", "attestation", "verify", f"oci://{image}", *where]
     if environ.get("COSIGN_PUBLIC_KEY"):
         # What a private repository signs does not go into a public log.
@@ -56,12 +64,12 @@ def question(image: str, environ: Mapping[str, str]) -> list[str]:
     return []
 
 
-def asked(words: Sequence[str], environ: Mapping[str, str]) -> int:
+def asked(words: Sequence[str], environ: Mapping[str, str], tries: int = TRIES) -> int:
     """Return 0 if the command says yes, 1 if it does not."""
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         if subprocess.run(words, check=False, env=dict(environ), stdout=subprocess.DEVNULL).returncode == 0:
             return 0
-        if attempt + 1 < TRIES:
+        if attempt + 1 < tries:
             time.sleep(PAUSE)
     return 1
 

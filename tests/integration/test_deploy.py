@@ -701,7 +701,8 @@ def test_a_dry_run_names_the_release_and_doing_it_again_by_its_name_goes_no_furt
 
     assert rollback.main([*words, "--dry-run"], {"GITHUB_OUTPUT": str(output)}) == 0
     assert cluster.image.endswith("3" * 64)
-    name = output.read_text().strip().removeprefix("release=")
+    name, image = (line.partition("=")[2] for line in output.read_text().splitlines())
+    assert image.endswith("2" * 64)
     codes = [rollback.main([*words, "--to", name], {}) for _ in range(2)]
 
     assert codes == [0, 0]
@@ -719,6 +720,24 @@ def test_an_alias_that_did_not_move_with_the_pods_moves_the_next_time(cluster, r
 
     assert rollback.main([*words[:-1], name], {}) == 0
     assert served() == ("2", "3", "no")
+
+
+def test_what_could_not_become_champion_is_undone_once_and_nothing_else(cluster, released, capsys):
+    """The third release runs, and the ledger has it: nothing to undo. A fourth that no ledger has goes, and a second try goes no further."""
+    image, other = (f"ghcr.io/me/model@sha256:{digit * 64}" for digit in "34")
+    words = ["--environment", "local", "--reason", "no champion", "--undo"]
+
+    assert rollback.main([*words, image], {}) == 0
+    assert cluster.image == image
+    cluster.set(said=cluster.said | {other: right()})
+    assert deploy.main(["--environment", "local", "--image", other, "--digest", DIGEST, "--version", "4"], {}) == 0
+    codes = [rollback.main([*words, other], {}) for _ in range(2)]
+
+    assert codes == [0, 0]
+    assert cluster.image == image
+    assert released == []
+    assert served() == ("3", "", "")
+    assert "nothing to undo" in capsys.readouterr().out
 
 
 def test_going_back_to_a_named_release_or_version(cluster, released, capsys):

@@ -242,6 +242,22 @@ def test_the_summary_holds_all_that_a_release_is_known_by_and_no_markup_of_other
     assert reason.count("|") - reason.count("\\|") == 3, reason
 
 
+def test_what_a_later_release_has_overtaken_is_refused(checkout):
+    assert checkout.ask("overtaken")[0] == 0
+    checkout.ask(*RELEASE)
+    assert checkout.ask("overtaken")[0] == 0
+    first = checkout.head
+    checkout.commit("later")
+    assert checkout.ask("overtaken")[0] == 0
+    checkout.ask(*RELEASE[:-1], "model@sha256:5")
+    checkout.git("checkout", "--quiet", first)
+
+    code, _, said = checkout.ask("overtaken")
+
+    assert code == 2
+    assert f"was released, and {first[:7]} does not come after that" in said
+
+
 def test_one_model_may_have_many_images_and_a_way_back_is_a_release_too(checkout, monkeypatch):
     for number, words in enumerate(((), ("--image", "model@sha256:4"), ("--rejected", "4", "--reason", "wrong"))):
         monkeypatch.setattr("time.gmtime", lambda number=number: (2026, 1, 1, 0, 0, number, 3, 1, 0))

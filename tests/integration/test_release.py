@@ -23,6 +23,9 @@ PLACE = "localhost:5000/octo/project"
 CI = {"GITHUB_SHA": COMMIT, "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "Octo/Project"}
 IMAGE = f"{PLACE}/model-server@{PUSHED}"
 
+ATTESTED = {"ATTESTED": "true", "GITHUB_REPOSITORY": "Octo/Project", "GITHUB_REF": "refs/heads/main"}
+KEYED = {"ATTESTED": "false", "COSIGN_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----"}
+
 # What a command is called with goes into a file; its answer stands in another, by its first words.
 STAND_IN = """#!{python}
 import json, os, sys
@@ -131,16 +134,28 @@ def test_an_image_is_pushed_under_commit_version_and_latest_and_known_by_its_dig
     assert output.read_text().splitlines() == [f"image={IMAGE}", f"name={PLACE}/model-server", f"digest={PUSHED}"]
 
 
-def test_what_was_pushed_of_this_commit_is_not_built_again(commands, bundled, capsys):
+def test_what_was_pushed_of_this_commit_and_signed_is_not_built_again(commands, bundled, capsys):
     at = "sha256:" + "2" * 64
     commands.answer(given={"docker buildx imagetools inspect": there(bundled, at=at)})
 
-    assert image.main(["--push", PLACE, "--version", "3"], CI) == 0
+    assert image.main(["--push", PLACE, "--version", "3"], {**CI, **ATTESTED, "PATH": os.environ["PATH"]}) == 0
 
     assert commands.called("docker", "buildx", "build") == []
     (tagged,) = commands.called("docker", "buildx", "imagetools", "create")
     assert tags(tagged) == ["v3", "latest"]
     assert tagged[-1] == capsys.readouterr().out.strip() == f"{PLACE}/model-server@{at}"
+
+
+@pytest.mark.parametrize("environ", ["attested", "keyed", "unsigned"])
+def test_what_anybody_may_have_pushed_is_built_and_its_tag_left(commands, bundled, environ, capsys):
+    commands.answer(given={"docker buildx imagetools inspect": there(bundled), "gh": [1, ""], "cosign": [1, ""]})
+    more = {"attested": ATTESTED, "keyed": KEYED, "unsigned": {}}[environ]
+
+    assert image.main(["--push", PLACE, "--version", "3"], {**CI, **more, "PATH": os.environ["PATH"]}) == 0
+
+    (built,) = commands.called("docker", "buildx", "build")
+    assert tags(built) == ["v3", "latest"]
+    assert "not shown to be this one: it is left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", [("sha256:" + "9" * 64, COMMIT), ("", COMMIT)])
@@ -182,10 +197,6 @@ def test_a_push_that_is_cut_is_told_and_done_again(commands, bundled, capsys):
     assert image.main(["--push", PLACE, "--version", "3"], CI) == 3
     assert "docker did not build or push the image" in capsys.readouterr().err
     assert image.main(["--push", PLACE, "--version", "3"], CI) == 0
-
-
-ATTESTED = {"ATTESTED": "true", "GITHUB_REPOSITORY": "Octo/Project", "GITHUB_REF": "refs/heads/main"}
-KEYED = {"ATTESTED": "false", "COSIGN_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----"}
 
 
 def test_an_image_is_held_to_the_build_of_this_repository_on_this_branch(commands, capsys):
@@ -230,6 +241,18 @@ def test_without_the_program_the_image_is_refused(monkeypatch, tmp_path, capsys)
 
     assert verify.main([IMAGE], ATTESTED) == 2
     assert "gh is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "told"),
+    [
+        ("ghcr.io/me/x:latest", {}, "does not name an image by its digest"),
+        (IMAGE, {"ATTESTED": "true"}, "GITHUB_REPOSITORY is not set"),
+    ],
+)
+def test_what_cannot_be_verified_is_no_pass(commands, given, environ, told, capsys):
+    assert verify.main([given], environ) == 2
+    assert told in capsys.readouterr().err
 
 
 KUBECONFIG = yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "it"}]})

@@ -82,7 +82,7 @@ class Checkout:
             "GITHUB_STEP_SUMMARY": str(self.path.parent / "summary.md"),
             "GH_TOKEN": TOKEN,
         } | environ
-        code = retrain.main(given)
+        code = retrain.main([], given)
         said = self.capture.readouterr()
         assert TOKEN not in said.out + said.err
         assert ENCODED not in said.out + said.err

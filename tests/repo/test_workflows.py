@@ -1,5 +1,6 @@
 """Every workflow, read as GitHub reads it: what an event starts, where it runs, what it may do; and what a hostile name does to it."""
 
+import copy
 import functools
 import itertools
 import json
@@ -207,7 +208,8 @@ def test_a_fork_gets_no_secret_no_variable_no_runner_and_no_right_to_write(event
             given = FLOWS[name]["jobs"][job]
             texts = strings({key: given[key] for key in given if key != "if"} | {"more": FLOWS[name].get("env", {})})
 
-            assert "taken" not in "".join(rendered(texts, context(event))), (name, job)
+            # GitHub hands a fork no secret, whatever a file says; variables it is held to here too.
+            assert "taken" not in "".join(rendered(texts, {**context(event), "secrets": {}})), (name, job)
             assert rendered([str(given.get("runs-on", "ubuntu-24.04"))], context(event)) == ["ubuntu-24.04"], (
                 name,
                 job,
@@ -226,6 +228,25 @@ def test_what_is_ours_trains_on_the_runner_that_the_variable_names(event, where,
     assert values(
         [(job["runs-on"][3:-2], context(event), "success"), (job["env"]["IN"][3:-2], context(event), "success")]
     ) == [where, image]
+
+
+def test_what_dependabot_proposes_trains_on_github_s_own():
+    known = copy.deepcopy(context("a branch's pull request"))
+    known["github"]["event"]["pull_request"]["user"] = {"login": "dependabot[bot]"}
+    job = FLOWS["pr"]["jobs"]["model"]
+
+    asked = [(text[3:-2], known, "success") for text in (job["runs-on"], job["env"]["IN"])]
+    assert values(asked) == ["ubuntu-24.04", ""]
+
+
+def test_from_another_branch_than_main_nothing_is_released_rolled_back_or_retrained():
+    for name in ("release", "rollback", "retrain"):
+        known = context("a dispatch of pr") | {"needs": {"train": {"result": "success"}}}
+        known["github"]["ref"] = "refs/heads/topic"
+        first = [job for job in FLOWS[name]["jobs"].values() if "success" not in str(job.get("needs", ""))][:2]
+        guards = [job["if"] for job in first if "refs/heads/main" in str(job.get("if"))]
+        assert guards, name
+        assert values([(each, known, "success") for each in guards]) == [False] * len(guards), name
 
 
 def test_without_the_variable_everything_trains_on_github_s_own():
