@@ -89,8 +89,8 @@ schema: env ## Infer schema.yaml from the table in params.yaml
 push: env ## Send outputs to the DVC remote
 	@$(BIN)/dvc push
 
-pull: env ## Fetch the outputs that dvc.lock names from the DVC remote
-	@$(BIN)/dvc pull
+pull: env ## Fetch the outputs that dvc.lock names from the DVC remote, each held to its name
+	@$(PY) -m scripts.pull $(ARGS)
 
 relock: env ## Settle a merge conflict in dvc.lock
 	@$(BIN)/python -m scripts.relock
