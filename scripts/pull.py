@@ -9,6 +9,7 @@ read. What `dvc import` brought is left to `dvc pull`. Exit code: 0 done, 2 your
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -27,8 +28,9 @@ from pawl.tracking import without_password
 from scripts import cli, run
 
 AT_ONCE = 8
-PATIENCE = 14  # seconds without one byte; it is looked at as often, so that at most twice as much goes by
+PATIENCE = 14  # seconds without one byte; looked at as often: at most twice as much goes by
 KEYS = ("AWS_ACCESS_KEY_ID", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 MISSING, ALTERED = "missing", "altered"
 PUSH = "push it from where it was made: make push"
 AGAIN = "delete what is wrong in the remote, for DVC sends nothing that is there by name, and push it from where it was made: make push"
@@ -51,21 +53,17 @@ class Refused(Problem):
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch, then put into place."""
     parser = cli.parser("pull", __doc__)
-    parser.add_argument(
-        "--run-cache", action="store_true", help="DVC's records of runs of this code and what they made, too"
-    )
-    parser.add_argument(
-        "--if-set", action="store_true", help="no remote, no credentials, or never pushed: say so, go on"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace files that were changed and that DVC has no copy of"
-    )
+    parser.add_argument("--run-cache", action="store_true", help="records of runs of this code and what they made, too")
+    parser.add_argument("--if-set", action="store_true", help="no remote, no credentials, never pushed: say so, go on")
+    parser.add_argument("--force", action="store_true", help="replace changed files that DVC has no copy of")
     args = parser.parse_args(argv)
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
 
     core = {"analytics": False, "check_update": False, "no_scm": not Path(".git").exists()}
     try:
+        with run.only_run(), run.kept():
+            pass  # what a run left that was killed is put back, before its dvc.lock is read
         with run.only_run(), Repo(config={"core": core}) as repo, lock_repo(repo):
             if repo.config["core"].get("remote"):
                 pull(repo, args)
@@ -80,6 +78,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         print(f"nothing is fetched, and no credentials are set: {refused.what}")
     except DvcException as error:
         raise run.of_dvc(error) from error
+    except OSError as error:
+        raise Unreachable(str(error), Path.cwd(), run.WRITABLE) from error
     return 0
 
 
@@ -97,10 +97,10 @@ def pull(repo: Any, args: argparse.Namespace) -> None:
         records(repo, store)
     print(f"{store.fetched} objects are fetched from {store.url}, each as its name says")
     if lost := [told for told in wrong if told.startswith(MISSING)] if args.if_set else []:
-        print("\n".join(["not in the DVC remote, so that the pipeline makes it:", *lost]))
+        print("\n  ".join(["not in the DVC remote, so that the pipeline makes it:", *some(lost)]))
     if harm := [told for told in wrong if told not in lost]:
         fix = PUSH if all(told.startswith(MISSING) for told in harm) else AGAIN
-        raise Problem("what the DVC remote holds is not whole\n  " + "\n  ".join(harm), store.url, fix)
+        raise Problem("\n  ".join(["what the DVC remote holds is not whole:", *some(harm)]), store.url, fix)
     if outs and not lost:
         with run.kept() as put_back:
             try:
@@ -108,6 +108,11 @@ def pull(repo: Any, args: argparse.Namespace) -> None:
             except BaseException:
                 put_back()
                 raise
+
+
+def some(lines: list[str]) -> list[str]:
+    """Return as many lines as are read."""
+    return lines[:10] + ([f"and {len(lines) - 10} more"] if lines[10:] else [])
 
 
 class Store:
@@ -130,9 +135,8 @@ class Store:
     def bring(self, outs: Sequence[Out]) -> list[str]:
         """Fetch what is not whole in the cache, the lists of folders first; return what is wrong, by file."""
         for out in outs:
-            if not self.place(out.name).exists() and whole(
-                Path(out.path), out.name
-            ):  # what git keeps, DVC pushes never
+            # Of what git keeps DVC pushes no object, and asks for one where a record names it.
+            if not self.place(out.name).exists() and whole(Path(out.path), out.name):
                 shutil.copyfile(out.path, partial := self.partials / f"{out.name}.partial")
                 self.take(partial, out.name, None)
         self.get({out.name: None if out.name.endswith(".dir") else out.size for out in outs})
@@ -140,10 +144,15 @@ class Store:
         self.get({name: None for each in files.values() for _, name in each})
         for out, each in files.items():
             names = [name for _, name in each]
-            bad = {name for name in names if self.wrong.get(name) == ALTERED}
-            if out.name.endswith(".dir") and len(bad) == 1 and not bad & {out.name} and out.size:
-                (name,) = bad  # how long it was, the folder's size and the others say
-                others = sum(self.place(other).stat().st_size for other in names if other not in self.wrong)
+            bad = {name for name in names if name in self.wrong}
+            if (
+                out.name.endswith(".dir")
+                and len(bad) == 1
+                and out.size
+                and self.wrong[name := min(bad)] == ALTERED
+                and name != out.name
+            ):  # the folder's size says its
+                others = sum(self.place(other).stat().st_size for other in names if other != name)
                 del self.wrong[name]
                 self.get({name: (out.size - others) // names.count(name)})
         return [
@@ -170,9 +179,8 @@ class Store:
         self.wrong |= dict.fromkeys(strange, "no object has such a name")  # it would be a path, anywhere
 
         def one(name: str) -> tuple[str, str]:
-            return name, self.fetch(
-                self.objects.oid_to_path(name), name, lambda partial: self.take(partial, name, sizes[name])
-            )
+            source = self.objects.oid_to_path(name)
+            return name, self.fetch(source, name, lambda partial: self.take(partial, name, sizes[name]))
 
         lacking = [name for name in sizes if name not in self.wrong and not whole(self.place(name), name)]
         for name, told in self.several(one, lacking):
@@ -189,12 +197,14 @@ class Store:
                 with self.waiting(partial):
                     self.fs.get_file(source, str(partial))
             except FileNotFoundError as error:
-                if self.fs.protocol == "local" and not Path(self.root).exists():  # a disk that is not mounted
+                if "bucket does not exist" in str(error) or (
+                    self.fs.protocol == "local" and not Path(self.root).exists()
+                ):
                     raise self.unanswered(error) from error
                 return MISSING
             except Exception as error:
-                if str(partial) in (getattr(error, "filename", ""), getattr(error, "filename2", "")):
-                    raise  # it cannot be written
+                if getattr(error, "errno", 0) in FULL:
+                    raise
                 if not (partial.exists() and partial.stat().st_size):
                     raise self.unanswered(error) from error
                 # Bytes came: whether they are enough, `take` says.
@@ -248,15 +258,22 @@ class Store:
 
     def next(self, done: queue.SimpleQueue[Any]) -> Any:
         """Return what is done next, as long as there is movement."""
-        before = -1
+
+        def come() -> dict[Path, int]:
+            sizes = {}
+            for path in self.open.copy():
+                with contextlib.suppress(FileNotFoundError):  # of it nothing came yet, or it was taken just now
+                    sizes[path] = path.stat().st_size
+            return sizes
+
+        before = come()
         while True:
             try:
                 return done.get(timeout=PATIENCE)
             except queue.Empty:
-                come = sum(path.stat().st_size for path in self.open.copy() if path.exists())
-                if come == before and self.open:
+                if (now := come()) == before and self.open:  # else it came, and is held to its name
                     raise self.unanswered(TimeoutError(f"nothing came in {PATIENCE} seconds")) from None
-                before = come
+                before = now
 
     def unanswered(self, error: Exception) -> Problem:
         """Return what an error of the remote's means."""
@@ -267,21 +284,13 @@ class Store:
         if isinstance(error, DvcException | RemoteMissingDepsError | ImportError):
             fix = "uv pip install -r requirements/s3.txt (or gs.txt, azure.txt), or correct .dvc/config"
             return Problem(f"the DVC remote cannot be used: {words}", self.url, fix)
-        status = next(
-            (found for name in ("status", "status_code", "code") if (found := getattr(error, name, None))), None
-        )
-        if (
-            isinstance(error, PermissionError)
-            or status in (401, 403)
-            or re.search("Credential|Auth", type(error).__name__)
-        ):
-            fix = (
-                "credentials that may read: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `dvc remote modify --local`"
-            )
+        codes = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+        kind = PermissionError.__name__ if isinstance(error, PermissionError) else type(error).__name__
+        if next(filter(None, codes), 0) in (401, 403) or re.search("Permission|Credential|Auth", kind):
+            fix = "credentials that may read: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or `dvc remote modify --local`"
             return Refused(f"the DVC remote refuses: {words}", self.url, fix)
-        return Unreachable(
-            f"the DVC remote does not answer: {words}", self.url, "look whether it is up and .dvc/config names it"
-        )
+        fix = "look whether it is up, and whether .dvc/config names it"
+        return Unreachable(f"the DVC remote does not answer: {words}", self.url, fix)
 
 
 def whole(path: Path, name: str) -> bool:
@@ -332,11 +341,8 @@ def records(repo: Any, store: Store) -> None:
             except Exception:  # noqa: BLE001 - anything may stand there
                 return "cannot be read"
             found[source] = record, partial.read_bytes()
-            return (
-                ""
-                if [dict_sha256(each, exclude=["size", "nfiles"]) for each in (asked, record)] == [key, value]
-                else ALTERED
-            )
+            held = [dict_sha256(each, exclude=["size", "nfiles"]) for each in (asked, record)]
+            return "" if held == [key, value] else ALTERED
 
         return source, store.fetch(source, value, take)
 
@@ -354,11 +360,8 @@ def records(repo: Any, store: Store) -> None:
             wrong = store.bring([Out(out["path"], by, out.get("md5", ""), out.get("size")) for out in record["outs"]])
             if not wrong:
                 key, value = source.split("/")[-2:]
-                partial, place = (
-                    store.partials / f"{value}.partial",
-                    Path(repo.stage_cache.cache_dir, key[:2], key, value),
-                )
-                partial.write_bytes(text)
+                place = Path(repo.stage_cache.cache_dir, key[:2], key, value)
+                (partial := store.partials / f"{value}.partial").write_bytes(text)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(place)
         if wrong:

@@ -351,6 +351,17 @@ def test_killed_while_it_fetches_it_goes_on(clone, server):
     assert list(clone.path.rglob("*.partial")) == []
 
 
+def test_a_disk_that_takes_no_more_is_told_as_that(kind, clone):
+    command = ["bash", "-c", 'ulimit -f 1; exec "$0" -m scripts.pull', sys.executable]
+    done = subprocess.run(
+        command, cwd=clone.path, env=clone.project.environ(), check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 3
+    assert "check disk space" in done.stderr
+    assert "remote" not in done.stderr.splitlines()[0]
+
+
 def ran(clone):
     """Run the pipeline in the clone; return the stages that ran, beside fingerprint, which always does."""
     noted = clone.path / ".pawl/stages.jsonl"
@@ -363,8 +374,7 @@ def ran(clone):
 
 def test_a_fresh_clone_runs_nothing_whose_inputs_are_main_s(clone, capsys):
     """Its dvc.lock names none of it: all comes by DVC's records."""
-    for path in ("dvc.lock",):
-        (clone.path / path).unlink()
+    (clone.path / "dvc.lock").unlink()
 
     assert pull.main(["--run-cache", "--if-set"], {}) == 0
 
