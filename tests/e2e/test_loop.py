@@ -154,19 +154,19 @@ def opened(github):
 @pytest.fixture(scope="module")
 def pushed(github, opened):
     github.branch("fewer-leaves", "Larger leaves", **{"train.params.min_child_samples": 60})
-    return github.play("pull_request")
+    return github.play("pull_request", "--workflow", "pr.yml")
 
 
 @pytest.fixture(scope="module")
 def released(github, pushed):
     github.merge("fewer-leaves")
-    return github.play("push")
+    return github.play("push", "--workflow", "release.yml")
 
 
 @pytest.fixture(scope="module")
 def next_one(github, released):
     github.branch("more-leaves", "More leaves", **{"train.params.num_leaves": 9})
-    played = github.play("pull_request")
+    played = github.play("pull_request", "--workflow", "pr.yml")
     github.project.call("git", "checkout", "--quiet", "main")
     return played
 
@@ -176,7 +176,7 @@ def broken(github, next_one, tmp_path_factory):
     before = champion(github, tmp_path_factory.mktemp("registry") / "before")
     github.branch("one-tree", "One tree", **{"train.params.n_estimators": 1, "train.params.num_leaves": 2})
     github.merge("one-tree")
-    return before, github.play("push")
+    return before, github.play("push", "--workflow", "release.yml")
 
 
 def test_a_pull_request_gets_one_comment_with_what_it_does_to_the_model(opened):
@@ -204,7 +204,7 @@ def test_a_fork_gets_the_same_comment(github, pushed):
     github.project.call("git", "checkout", "--quiet", "-B", "from-a-fork", "fewer-leaves")
     github.project.commit("The same, from a fork")
 
-    played = github.play("pull_request", "--fork", "--var", 'TRAIN_RUNNER=["gpu"]')
+    played = github.play("pull_request", "--workflow", "pr.yml", "--fork", "--var", 'TRAIN_RUNNER=["gpu"]')
 
     bodies = [comment["body"].split("\n\n", 2)[2].split("<sub>")[0] for comment in played.comments]
     tables = [body.split("\n\n")[0] for body in bodies]
@@ -294,7 +294,7 @@ def stopped(github, released):
     github.project.set(**{"train.params.num_leaves": 12})
     github.project.run()
     github.project.commit("Twelve leaves")
-    for job in ("register", "build", "staging"):
+    for job in ("build", "staging"):
         github.play("push", "--workflow", "release.yml", "--job", job)
     return github.play("push", "--workflow", "release.yml")
 
