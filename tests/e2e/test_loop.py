@@ -213,6 +213,32 @@ def test_a_fork_gets_the_same_comment(github, pushed):
     assert tables[0] == tables[1]
 
 
+def test_a_pull_request_that_makes_the_model_worse_is_red_and_its_comment_says_by_how_much(github, pushed):
+    github.branch("two-trees", "Two trees", **{"train.params.n_estimators": 2, "train.params.num_leaves": 3})
+
+    played = github.play("pull_request", "--workflow", "pr.yml")
+
+    done = jobs(played.runs["pr"])
+    (comment,) = [each["body"] for each in played.comments if "`train.params.n_estimators`" in each["body"]]
+    assert (done["model"], done["images"], done["pass"]) == ("failure", "skipped", "failure")
+    assert "### ❌ Blocked: roc_auc" in comment
+    assert "The run ended as failure" in comment
+
+
+def test_a_pipeline_that_crashes_is_told_in_the_comment(github, pushed):
+    project = github.project
+    project.call("git", "checkout", "--quiet", "-B", "crash", "fewer-leaves")
+    (project.path / "src/task/features.py").write_text("raise RuntimeError('no such thing')\n")
+    project.commit("Features that do not load")
+
+    played = github.play("pull_request", "--workflow", "pr.yml")
+
+    (comment,) = [each["body"] for each in played.comments if "No numbers" in each["body"]]
+    assert jobs(played.runs["pr"])["model"] == jobs(played.runs["pr"])["pass"] == "failure"
+    assert "the run ended as failure before the model was measured" in comment
+    assert played.runs["report"]["conclusion"] == "success"
+
+
 def test_a_merge_is_trained_gated_registered_built_deployed_asked_and_promoted(github, released, tmp_path):
     run = released.runs["release"]
 
