@@ -78,6 +78,12 @@ def advisories(lock: Path) -> list[str]:
     # Without --strict, what could not be audited is a remark. The hashes are demanded, so nothing is resolved or downloaded.
     options = ("--strict", "--require-hashes", "--disable-pip", "--format=json", "--progress-spinner=off")
     done = run(sys.executable, "-m", "pip_audit", *options, f"--requirement={lock}")
+    if "No module named pip_audit" in done.stderr:
+        raise Problem(
+            "pip-audit is not installed",
+            sys.executable,
+            "python -m pip install --require-hashes --requirement requirements/audit.txt, in an environment of its own",
+        )
     try:
         audited = json.loads(done.stdout)["dependencies"]
     except ValueError as error:

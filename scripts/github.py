@@ -40,7 +40,12 @@ def output(environ: Mapping[str, str], **values: str) -> None:
 
 def event(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the event that started the workflow."""
-    return dict(json.loads(Path(environ["GITHUB_EVENT_PATH"]).read_text()))
+    path = environ.get("GITHUB_EVENT_PATH")
+    if not path:
+        raise Problem(
+            "GITHUB_EVENT_PATH is not set", "the environment", "this runs in a job of GitHub's, which sets it"
+        )
+    return dict(json.loads(Path(path).read_text()))
 
 
 def repository(environ: Mapping[str, str]) -> "Repository":

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 
-from pawl.problem import Unreachable
+from pawl.problem import Problem, Unreachable
 from scripts import cli, github
 
 # name, path of the API, what lights it up
@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = cli.parser("probe", __doc__)
     parser.add_argument("feature", choices=FEATURES)
     name, path, fix = FEATURES[parser.parse_args(argv).feature]
+    for needed in ("GH_TOKEN", "GITHUB_REPOSITORY"):
+        if not environ.get(needed):
+            raise Problem(f"{needed} is not set", "the environment", "this runs in a job of GitHub's")
     if "{}" in path:
         pull = github.event(environ)["pull_request"]
         path = path.format(f"{pull['base']['sha']}...{pull['head']['sha']}")
