@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 VENV = Path(".venv")
+SETTINGS = (".dvc/config", ".dvc/config.local", "params.yaml")
 LOCK = Path("requirements/dev.txt")
 INSTALLER = Path("requirements/uv.txt")
 VERSIONS = ((3, 11), (3, 15))  # from, below; pyproject.toml says the same, and a test compares them
@@ -55,9 +56,25 @@ def suitable_python() -> str | None:
     return None
 
 
+def drivers() -> list[Path]:
+    """Return the locks of what the settings here name besides: s3://, gs:// or azure:// as remote or source."""
+    lines = [
+        line.partition("#")[0]
+        for path in map(Path, SETTINGS)
+        if path.exists()
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        Path("requirements", name + ".txt")
+        for name in ("azure", "gs", "s3")
+        if any(name + "://" in line for line in lines)
+    ]
+
+
 def stamp_of(lock: Path) -> str:
     """Return what the environment must have been made from to be up to date."""
-    return hashlib.sha256(lock.read_bytes() + Path("pyproject.toml").read_bytes()).hexdigest()
+    files = [lock, Path("pyproject.toml"), *drivers()]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def python() -> Path:
@@ -83,7 +100,9 @@ def make() -> None:
         call([*pip, "--require-hashes", "-r", str(INSTALLER)])
         uv = str(python().with_name("uv.exe" if os.name == "nt" else "uv"))
     target = ["--quiet", "--python", str(python())]
-    call([uv, "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(LOCK)])
+    compiled = [] if os.environ.get("GITHUB_ACTIONS") else ["--compile-bytecode"]  # a job imports a part of it, once
+    for lock in (LOCK, *drivers()):
+        call([uv, "pip", "install", *target, "--require-hashes", *compiled, "-r", str(lock)])
     call([uv, "pip", "install", *target, "--no-deps", "--no-build-isolation", "--editable", "."])
     (VENV / "pawl.stamp").write_text(stamp_of(LOCK))
 

@@ -121,7 +121,9 @@ def test_several_reviewers_approve_for_one_another(setup, hub):
 
     [rule] = hub.settings.environments["production"]["protection_rules"]
     assert [each["reviewer"]["login"] for each in rule["reviewers"]] == ["alice", "bob"]
-    assert setup_github.CODEOWNERS.read_text().endswith("*  @alice @bob\n")  # else nobody may approve the one owner's own
+    assert setup_github.CODEOWNERS.read_text().endswith(
+        "*  @alice @bob\n"
+    )  # else nobody may approve the one owner's own
     assert rule["prevent_self_review"] is True
     [pull] = [rule["parameters"] for rule in hub.settings.rulesets[0]["rules"] if rule["type"] == "pull_request"]
     assert (pull["required_approving_review_count"], pull["require_code_owner_review"]) == (1, True)

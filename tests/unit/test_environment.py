@@ -78,3 +78,20 @@ def test_old_interpreters_can_read_it():
 
     ast.parse((ROOT / "scripts/environment.py").read_text(), feature_version=(3, 7))
     ast.parse((ROOT / "scripts/__init__.py").read_text(), feature_version=(3, 7))
+
+
+def test_the_drivers_of_what_the_settings_name_belong_to_the_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dev", "s3", "gs"):
+        (tmp_path / "requirements").mkdir(exist_ok=True)
+        (tmp_path / f"requirements/{name}.txt").write_text(f"{name}\n")
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "params.yaml").write_text("source: sample  # or s3://bucket\n")
+    plain = environment.stamp_of(environment.LOCK)
+    assert environment.drivers() == []
+
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("['remote \"storage\"']\n    url = s3://bucket/path\n")
+
+    assert [path.name for path in environment.drivers()] == ["s3.txt"]
+    assert environment.stamp_of(environment.LOCK) != plain
