@@ -80,7 +80,7 @@ def given(environ: Mapping[str, str], ask: Ask) -> list[Row]:
     keys = ", ".join(f"`{name}`" for name in COSIGN)
     rows += [
         ("Attestation of the image", how, f"a public repository; variable `ATTESTATIONS=true` on Enterprise Cloud; or {keys}"),
-        ("Checks on the retraining pull request", environ.get("RETRAIN_TOKEN") and "on", "secret `RETRAIN_TOKEN`"),
+        ("Retraining's own token", environ.get("RETRAIN_TOKEN") and "on", "secret `RETRAIN_TOKEN`; without it the job's own opens the pull request, and its checks are dispatched"),
     ]  # fmt: skip
     return [(name, state or "skipped", lit) for name, state, lit in rows]
 

@@ -161,7 +161,7 @@ def test_a_fork_without_a_variable_is_told_what_lights_what(job, hub):
     said = job(features)
 
     assert job.summary == f"### What is lit\n\n{said}\n"
-    states = {name: row(said, name)[1] for name in ("Training runner", "MLflow server", "DVC remote", "Cluster of staging", "Checks on the retraining pull request", "Attestation of the image")}  # fmt: skip
+    states = {name: row(said, name)[1] for name in ("Training runner", "MLflow server", "DVC remote", "Cluster of staging", "Retraining's own token", "Attestation of the image")}  # fmt: skip
     assert set(states.values()) == {"skipped"}
     assert row(said, "Training runner")[2] == "variable `TRAIN_RUNNER`"
     assert "COSIGN_PUBLIC_KEY" in row(said, "Attestation of the image")[2]
