@@ -544,7 +544,8 @@ class Registry:
         """Return what the database says."""
         if not (self.store / "mlflow.db").exists():
             return []
-        connection = sqlite3.connect(f"file:{self.store / 'mlflow.db'}?mode=ro", uri=True, timeout=30)
+        # Not mode=ro: a server that was killed in a transaction leaves a journal, which the next reader has to roll back.
+        connection = sqlite3.connect(f"file:{self.store / 'mlflow.db'}?mode=rw", uri=True, timeout=30)
         try:
             return connection.execute(query, values).fetchall()
         finally:
