@@ -100,6 +100,19 @@ def test_an_older_commit_does_not_take_champion_back(registry):
     assert "pawl.released" not in registry.versions["1"]
 
 
+def test_a_check_refuses_what_a_promotion_would_and_writes_nothing(registry):
+    promote(registry, "2")
+    before = registry.versions
+
+    assert "does not come after that" in registry.do("promote", "--version=1", "--check", code=2)
+    assert registry.do("promote", "--version=3", "--check") == "pawl version 3 may be promoted.\n"
+    assert (registry.versions, champion(registry)) == (before, "2")
+
+    promote(registry, "3")
+    registry.do("promote", "--rollback", "--reason=wrong")
+    assert "was taken back" in registry.do("promote", "--version=3", "--check", code=2)
+
+
 def test_a_branch_that_does_not_contain_the_champion_is_refused(registry):
     promote(registry, "2")
     registry.git("checkout", "--quiet", "--force", "-b", "aside", registry.commits["1"])
