@@ -49,7 +49,7 @@ def ask(path: str, environ: Mapping[str, str]) -> tuple[int, str]:
     url = f"{environ.get('GITHUB_API_URL', 'https://api.github.com')}/repos/{environ['GITHUB_REPOSITORY']}/{path}"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {environ['GH_TOKEN']}"})  # noqa: S310 - GitHub's
     try:
-        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - same
             return 200, ""
     except urllib.error.HTTPError as error:
         limited = "retry-after" in error.headers or error.headers.get("x-ratelimit-remaining") == "0"

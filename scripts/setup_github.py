@@ -173,8 +173,8 @@ class Place:
 def owned(login: str) -> Step:
     """Let the file that says who owns what decides name somebody: it ships without a name."""
     text = CODEOWNERS.read_text() if CODEOWNERS.exists() else ""
-    read = lambda: "@OWNER" if "@OWNER" in CODEOWNERS.read_text() else f"@{login}"  # noqa: E731
-    write = lambda: CODEOWNERS.write_text(text.replace("@OWNER", f"@{login}"))  # noqa: E731
+    read = lambda: "@OWNER" if "@OWNER" in CODEOWNERS.read_text() else f"@{login}"  # noqa: E731 - a pair, beside each other
+    write = lambda: CODEOWNERS.write_text(text.replace("@OWNER", f"@{login}"))  # noqa: E731 - a pair, beside each other
     return Step(
         f"{CODEOWNERS} in this clone, to be committed", f"@{login}", read if text else lambda: f"@{login}", write
     )
@@ -237,7 +237,7 @@ def reviewers(place: Place, name: str, people: list[Any], *, chosen: bool) -> St
         return {"by": them, "not by who started it": rule["prevent_self_review"]} if chosen else want
 
     them = [{"type": "User", "id": each["id"]} for each in people]
-    write = lambda: protect(place, name, reviewers=them, prevent_self_review=several)  # noqa: E731
+    write = lambda: protect(place, name, reviewers=them, prevent_self_review=several)  # noqa: E731 - a pair, beside each other
     return Step(f"environment {name}: approved", want, read, write)
 
 
@@ -292,8 +292,8 @@ def ruleset(place: Place, name: str, branch: str, rules: dict[str, Any], *, free
 
 def listed(place: Place, where: str, name: str, body: dict[str, str], key: str) -> Step:
     """Let a list have a label or a variable by this name, with this value."""
-    get: Callable[[], Any] = lambda: place.get(f"{where}/{name}")  # noqa: E731
-    write = lambda: place.put(get(), f"{where}/{name}", body, new=where, method="PATCH")  # noqa: E731
+    get: Callable[[], Any] = lambda: place.get(f"{where}/{name}")  # noqa: E731 - a pair, beside each other
+    write = lambda: place.put(get(), f"{where}/{name}", body, new=where, method="PATCH")  # noqa: E731 - a pair, beside each other
     return Step(f"{where} {name}", body[key], lambda: get().get(key), write)
 
 
