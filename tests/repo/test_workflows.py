@@ -249,6 +249,23 @@ def test_from_another_branch_than_main_nothing_is_released_rolled_back_or_retrai
         assert values([(each, known, "success") for each in guards]) == [False] * len(guards), name
 
 
+def test_the_job_s_token_goes_to_no_registry_but_github_s():
+    """Every login, and what a throw-away cluster pulls with: where another registry is named, its own token or none."""
+    found = []
+    for flow in FLOWS.values():
+        for job in flow["jobs"].values():
+            for step in job.get("steps", []):
+                given = step.get("with", {})
+                found += [given[key] for key in ("password", "registry-token") if key in given]
+    other = {**context("a push to main"), "vars": {"REGISTRY": "docker.io"}, "secrets": {}}
+    given = {**other, "secrets": {"REGISTRY_TOKEN": "theirs"}}
+
+    assert len(found) >= 7
+    assert "a token" not in rendered(found, other)
+    assert rendered(found, given) == ["theirs"] * len(found)
+    assert rendered(found, {**other, "vars": {}}) == ["a token"] * len(found)
+
+
 def test_without_the_variable_everything_trains_on_github_s_own():
     asked = [
         (name, key, {**context(event), "vars": {}})
