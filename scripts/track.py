@@ -59,7 +59,16 @@ def here() -> tuple[Report, Bundle]:
     found = report.load(paths.REPORT.read_bytes(), str(paths.REPORT)) if paths.REPORT.exists() else None
     if found is None or found.candidate.digest != digest:
         raise Problem("the report is not of this model", paths.REPORT, "run `make report`")
-    return found, bundle.load(paths.BUNDLE)
+    if not (paths.ESTIMATOR / "estimator.json").exists() or estimator()["digest"] != digest:
+        bundle.load(paths.BUNDLE)  # evaluate did not: what is refused there is refused here
+        raise Problem("what describes the estimator is not of this model", paths.ESTIMATOR, "run `make run`")
+    return found, bundle.load(paths.BUNDLE, fitted=False)
+
+
+def estimator() -> dict[str, Any]:
+    """Return what `evaluate` wrote of the estimator."""
+    told: dict[str, Any] = json.loads((paths.ESTIMATOR / "estimator.json").read_text())
+    return told
 
 
 def experiment(environ: Mapping[str, str]) -> str:
@@ -87,7 +96,7 @@ def track(
         metrics=metrics(loaded),
         started=began,
         ended=ended,
-        files=files(found, loaded),
+        files=files(found),
         datasets=datasets(tags["pawl.input"]),
         model=lambda run, model, folder: flavor.save(folder, paths.BUNDLE, loaded, run, model),
         parent=parent,
@@ -101,7 +110,7 @@ def described(found: Report, loaded: Bundle, environ: Mapping[str, str]) -> dict
     commit = found.candidate.commit
     made = json.loads(paths.MADE_BY.read_text()) if paths.MADE_BY.exists() else {}
     source = yaml.safe_load(paths.PARAMS.read_text())["ingest"]["source"]
-    estimator = type(loaded.pipeline[-1])
+    kind = estimator()
     tags = {
         tracking.NOTE: environ.get("NOTE", ""),
         "mlflow.source.name": "scripts/run.py",
@@ -110,8 +119,8 @@ def described(found: Report, loaded: Bundle, environ: Mapping[str, str]) -> dict
         "mlflow.source.git.branch": environ.get("GITHUB_REF_NAME") or git("rev-parse", "--abbrev-ref", "HEAD"),
         "mlflow.source.git.repoURL": tracking.without_password(git("remote", "get-url", "origin")),
         "mlflow.user": who(environ),
-        "estimator_name": estimator.__name__,
-        "estimator_class": f"{estimator.__module__}.{estimator.__name__}",
+        "estimator_name": kind["name"],
+        "estimator_class": f"{kind['module']}.{kind['name']}",
         "pawl.commit": commit,
         "pawl.trained_commit": str(made.get("commit")) if made.get("digest") == loaded.digest else "",
         "pawl.lock": hashlib.sha256(paths.LOCKFILE.read_bytes()).hexdigest(),
@@ -131,15 +140,11 @@ def described(found: Report, loaded: Bundle, environ: Mapping[str, str]) -> dict
 
 def params(loaded: Bundle) -> dict[str, Any]:
     """Return params.yaml by dotted key, and every parameter that the estimator has, given or not."""
-    estimator = loaded.pipeline[-1]
-    booster = getattr(estimator, "booster_", None)
-    inner = {**booster.params, "num_boost_round": estimator.n_estimators} if booster else {}
     given = flat(yaml.safe_load(tracking.without_password(paths.PARAMS.read_text())))
     given = {
         key: value for key, value in given.items() if not key.startswith(("tune.", "train.params."))
     }  # the estimator has those
-    # What the library made of it wins: an objective that was not given, say.
-    return {**given, **estimator.get_params(), **inner, "threshold": loaded.manifest["threshold"]}
+    return {**given, **estimator()["params"], "threshold": loaded.manifest["threshold"]}
 
 
 def metrics(loaded: Bundle) -> list[tuple[str, float, int]]:
@@ -170,23 +175,15 @@ def ends(told: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def files(found: Report, loaded: Bundle) -> dict[str, Path | bytes]:
+def files(found: Report) -> dict[str, Path | bytes]:
     """Return {path among the run's artifacts: file or content}."""
-    from sklearn.utils import estimator_html_repr
-
     there = {f"inputs/{path.name}": path for path in INPUTS} | {f"reports/{path.name}": path for path in REPORTS}
     there |= {f"environment/{path.name}": path for path in (paths.LOCK, paths.MADE_BY)} | {"plots": paths.PLOTS}
     made: dict[str, Path | bytes] = {name: path for name, path in there.items() if path.exists()}
     made |= {
         f"plots/{name}.svg": drawn.encode() for name, drawn in html.pictures(found, rules.load(paths.GATES)).items()
     }
-    made["estimator.html"] = estimator_html_repr(loaded.pipeline).encode()
-    if booster := getattr(loaded.pipeline[-1], "booster_", None):
-        for kind in ("gain", "split"):
-            shares = booster.feature_importance(kind).tolist()
-            named = sorted(zip(loaded.manifest["feature_names"], shares, strict=True), key=lambda each: -each[1])
-            made[f"feature_importance_{kind}.json"] = json.dumps(dict(named), indent=1).encode()
-    return made
+    return made | {path.name: path for path in paths.ESTIMATOR.iterdir()}
 
 
 def datasets(source: str) -> list[tuple[str, Any]]:

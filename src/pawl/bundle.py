@@ -186,12 +186,15 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return manifest, files
 
 
-def load(folder: Path) -> Bundle:
-    """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed."""
+def load(folder: Path, *, fitted: bool = True) -> Bundle:
+    """Return the bundle in a folder; raise Problem unless every file has the size and digest of the manifest and every type is allowed.
+
+    fitted: False leaves the pipeline out, for who only says what the bundle is: scikit-learn takes seconds to import.
+    """
     import numpy as np
 
     manifest, files = read(folder)
-    pipeline = restore(files[PIPELINE], folder / PIPELINE)
+    pipeline = restore(files[PIPELINE], folder / PIPELINE) if fitted else None
     seen = np.load(io.BytesIO(files[TRAINED_ON]), allow_pickle=False)
     return Bundle(pipeline, manifest, json.loads(files[GOLDEN]), seen)
 

@@ -56,8 +56,8 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
     if loaded.manifest["labels"]:
         answers.append(ColSpec(Map(DataType.double), "probabilities"))
     described = Described(run_id=run, model_uuid=model, model_id=model, metadata={"digest": loaded.digest})
-    booster = getattr(loaded.pipeline[-1], "booster_", None)
-    if booster is not None:
+    trees = booster(source)
+    if trees:
         native = {
             "lgb_version": version("lightgbm"),
             "data": NATIVE,
@@ -76,8 +76,17 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
         input_example=frames.from_records(loaded.golden["records"][:1], loaded.dtypes),
         pip_requirements=requirements(),
     )
-    if booster is not None:
-        booster.save_model(str(folder / NATIVE), num_iteration=loaded.manifest["rounds"] or -1)
+    if trees:
+        (folder / NATIVE).write_bytes(trees)
+
+
+def booster(source: Path) -> bytes:
+    """Return LightGBM's text of the model in a bundle; nothing where it is another library's."""
+    if (compiled := source / bundle.MODEL).exists():  # it is there already, and nothing has to be loaded
+        return compiled.read_bytes()
+    loaded = bundle.load(source)
+    trees = getattr(loaded.pipeline[-1], "booster_", None)
+    return trees.model_to_string(num_iteration=loaded.manifest["rounds"] or -1).encode() if trees else b""
 
 
 def requirements() -> list[str]:

@@ -21,6 +21,7 @@ SLICES = Path("reports/slices.json")
 PREDICTIONS = Path("reports/predictions.parquet")
 HISTORY = Path("reports/history.csv")  # the learning curves
 PLOTS = Path("reports/plots")
+ESTIMATOR = Path("reports/estimator")  # what it is, so that nobody has to load it to say so
 REPORT = Path("reports/report.json")  # and report.md, report.html beside it
 CARD = Path("reports/model_card.md")
 ANSWERS = Path("reports/candidate.answers")  # by which the report can be judged again

@@ -92,6 +92,30 @@ def test_the_report_of_another_model_is_refused(registry):
     assert registry.runs == []
 
 
+@pytest.mark.parametrize("told", ['{"digest": "sha256:other"}', None])
+def test_what_describes_the_estimator_of_another_model_is_refused(registry, told):
+    path = registry.path / "reports/estimator/estimator.json"
+    path.unlink()
+    if told:
+        path.write_text(told)
+
+    assert "fix: run `make run`" in registry.do("register", code=2)
+    assert registry.runs == []
+
+
+def test_it_takes_neither_scikit_learn_nor_lightgbm(copies):
+    there = copies()
+    code = (
+        "import sys\nfrom scripts import register\nregister.main([])\nprint({'sklearn', 'lightgbm'} & set(sys.modules))"
+    )
+
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=there.path, env=there.environ, check=True, capture_output=True, text=True)
+
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert len(there.versions) == 1
+
+
 @pytest.mark.parametrize("name", ["report.md", "report.html"])
 def test_a_report_that_changed_is_shown_by_the_same_run_and_version(registry, name):
     registry.do("register")

@@ -34,7 +34,7 @@ PLOTS = {
 
 
 def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizeParams, prepare: Prepare) -> None:
-    """Write metrics.json, slices.json, predictions.parquet and the data of the plots."""
+    """Write metrics.json, slices.json, predictions.parquet, the data of the plots, and what the estimator is."""
     loaded = bundle.load(paths.BUNDLE)
     labels = loaded.manifest["labels"]
     tables = {split: pq.read_table(paths.PREPARED / f"{split}.parquet") for split in SPLITS}
@@ -54,6 +54,7 @@ def run(task: Task, params: Evaluate, fitted_with: Train, featurize: FeaturizePa
     told = predictions(task, table, grouped, labels, y, prediction, probabilities)
     pq.write_table(told, paths.PREDICTIONS, compression="zstd")
     write_plots(loaded, labels, y, prediction, probabilities)
+    describe(loaded)
 
 
 def score(loaded: bundle.Bundle, table: Any) -> tuple[Any, Any]:
@@ -187,6 +188,32 @@ def write_plots(loaded: bundle.Bundle, labels: Sequence[str], y: Any, prediction
         lines["calibration"] = calibration(y, probabilities[:, 1])
     for name, header in PLOTS.items():  # `dvc plots` wants each file, whatever the task
         train.write_table(paths.PLOTS / f"{name}.csv", header, lines.get(name, ()))
+
+
+def describe(loaded: bundle.Bundle) -> None:
+    """Write what the run of this model says of its estimator, by the names that MLflow's autolog uses."""
+    from sklearn.utils import estimator_html_repr
+
+    model = loaded.pipeline[-1]
+    booster = getattr(model, "booster_", None)
+    # What the library made of a parameter wins: an objective that was not given, say.
+    params = model.get_params() | ({**booster.params, "num_boost_round": model.n_estimators} if booster else {})
+    told = {
+        "digest": loaded.digest,
+        "name": type(model).__name__,
+        "module": type(model).__module__,
+        "params": {key: str(value) for key, value in params.items()},
+    }
+    made: dict[str, Any] = {"estimator.json": told}
+    if booster:
+        for kind in ("gain", "split"):
+            shares = booster.feature_importance(kind).tolist()
+            named = sorted(zip(loaded.manifest["feature_names"], shares, strict=True), key=lambda pair: -pair[1])
+            made[f"feature_importance_{kind}.json"] = dict(named)
+    paths.ESTIMATOR.mkdir(parents=True, exist_ok=True)
+    for name, content in made.items():
+        (paths.ESTIMATOR / name).write_text(json.dumps(content, indent=1) + "\n")
+    (paths.ESTIMATOR / "estimator.html").write_text(estimator_html_repr(loaded.pipeline))
 
 
 def calibration(y: Any, probability: Any, bins: int = 10) -> list[tuple[float, float, float, float, int]]:
