@@ -157,14 +157,14 @@ def shadow(url: str, environ: Mapping[str, str]) -> Candidate:
     return Candidate(identity["digest"], Forms(identity["features"]), many)
 
 
-def logged(url: str, found: Found) -> Iterator[tuple[int, Logged]]:
-    """Return each row of the complete segments, with the bytes of its line; count the lines that are none."""
+def logged(url: str, found: Found, kind: type[Logged] = Logged, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[int, Logged]]:  # fmt: skip
+    """Return each row of the complete segments whose name is wanted, with the bytes of its line; count the lines that are none."""
     place, root = ship.opened(url)
-    decoder, at = msgspec.json.Decoder(Logged), url
+    decoder, at = msgspec.json.Decoder(kind), url
     try:
         names = {PurePosixPath(each).name: each for each in place.find(root)}
         segments = [each for each in names if each.startswith("predictions-") and each.endswith(".jsonl")]
-        for name in sorted(segments, reverse=True):
+        for name in filter(wanted, sorted(segments, reverse=True)):
             at = names[name]
             with place.open(at, "rb") as stream:
                 for content in stream:

@@ -165,6 +165,19 @@ class Tune(Section):
     grid: dict[str, Any]  # {dotted key of params.yaml: list of its values}
 
 
+class Drift(Section):
+    """When scripts.drift says that a window drifted. No stage reads it."""
+
+    level: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05  # over all tests of a window together
+    effect: Share = 0.1  # what a change must reach: KS distance, or total variation
+    share: Share = 0.0  # of the columns that must have drifted; 0: any one
+    min_rows: typing.Annotated[int, msgspec.Meta(ge=2)] = 500  # of the reference, the window, and those with labels
+    max_loss: typing.Annotated[float, msgspec.Meta(ge=0)] = 0.05  # of the metric, in its unit
+    metric: str | None = None  # the first in gates.yaml without it
+    columns: tuple[str, ...] = ()  # all features without it
+    rows: typing.Annotated[int, msgspec.Meta(ge=100)] = 50_000  # of a larger window, so many are sampled
+
+
 class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole of params.yaml."""
 
@@ -175,6 +188,7 @@ class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     train: Train
     evaluate: Evaluate
     tune: Tune | None = None
+    drift: Drift = Drift()
 
     @property
     def problem(self) -> Task:

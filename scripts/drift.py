@@ -1,0 +1,534 @@
+"""Hold what is asked in production against what the champion was trained on: what moved, how far, and whether that is more than chance.
+
+python -m scripts.drift --log /var/log/predictions                               all that was predicted
+python -m scripts.drift --log s3://bucket/predictions --last 7d --labels l.csv   the last week, with the labels that have arrived
+python -m scripts.drift --log s3://bucket/predictions --every 1000               each whole thousand since the last run
+python -m scripts.drift --reference a.parquet --current b.csv                    any two tables
+
+Writes reports/drift.json, drift.md and drift_report.html, and adds a line per window to a history, which reports/drift_history.svg shows.
+params.yaml, `drift`, has the limits. Exit code: 0 done, 1 drift (with --exit-code), 2 your input, 3 a place does not answer.
+"""
+
+import bisect
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from pawl import bundle, config, drift, metrics, paths, rows, schema
+from pawl.drift import PREDICTION, Kind, Performance, Report, Side, Window
+from pawl.gate import rules
+from pawl.parts import Value
+from pawl.problem import Problem, Unreachable
+from pawl.yamlfile import refuse_name
+from scripts import cli, labels, replay, ship
+
+OUT = Path("reports/drift.json")  # and drift.md, drift_report.html, drift_history.svg beside it
+HISTORY = Path("reports/drift_history.jsonl")  # of two tables
+KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "boolean": "category", "category": "category", "text": "category"}  # fmt: skip
+TYPES = {"integer": float, "number": float, "boolean": bool}
+UNITS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+DAY = 86_400.0  # that a segment covers at most
+PASS = 200_000  # rows of windows that are held at once
+OWN = {"row_id", "request_id", "row", "model_version", "time"}  # of the pipeline, and of scripts.labels
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A line of the history."""
+
+    window: Window
+    verdict: drift.Verdict
+    headline: str
+    rows: int
+    labelled: int
+    drift_share: float | None
+    effects: dict[str, float]
+    prediction: float | None
+    loss: float | None
+
+
+class Reference(NamedTuple):
+    """What a log is held against: rows, and what the model answers on rows that it has not seen."""
+
+    name: str
+    loaded: bundle.Bundle
+    rows: Side
+    scored: Side
+
+
+@dataclass
+class Gathered:
+    """A window of the log."""
+
+    window: Window
+    rows: Side
+    truth: Side
+    models: Counter[str] = field(default_factory=Counter)
+    present: set[str] = field(default_factory=set)
+
+
+@cli.told
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, write, say."""
+    parser = cli.parser("drift", __doc__)
+    parser.add_argument("--log", metavar="URL", help="PAWL_LOG_DIR, or where scripts.ship keeps it")
+    parser.add_argument("--reference", metavar="FILE", help="instead of the rows that models/bundle was trained on")
+    parser.add_argument("--current", metavar="FILE", help="a table instead of a log")
+    parser.add_argument("--labels", metavar="FILE", help="*.csv, *.parquet: request_id, row, label; as scripts.labels takes them")  # fmt: skip
+    parser.add_argument("--columns", help="these alone, separated by commas")
+    parser.add_argument("--since", metavar="TIME", help="2026-01-31, or 2026-01-31T12:00; UTC")
+    parser.add_argument("--until", metavar="TIME", help="before it")
+    parser.add_argument("--last", metavar="7d", help="h, d or w before now")
+    parser.add_argument("--every", type=int, metavar="N", help="each whole N predictions since the last window of the history")  # fmt: skip
+    parser.add_argument("--history", metavar="URL", help="history.jsonl in the log's place, or reports/drift_history.jsonl")  # fmt: skip
+    parser.add_argument("--exit-code", action="store_true", help="1 where the verdict is drift")
+    args = parser.parse_args(argv)
+    if bool(args.log) == bool(args.current) or (args.current and not args.reference):
+        parser.error("give --log, or --reference and --current")
+    if sum(map(bool, (args.since or args.until, args.last, args.every))) > 1 or (args.every or 1) < 1:
+        parser.error("give one of --since/--until, --last and --every, which is at least 1")
+    params = config.load(paths.PARAMS)
+    limits = params.drift
+    if args.columns:
+        limits = msgspec.structs.replace(limits, columns=tuple(args.columns.split(",")))
+    history = args.history or (f"{args.log.rstrip('/')}/history.jsonl" if args.log else str(HISTORY))
+    known = read_history(history)
+    found = of_log(args, params, limits, known) if args.log else [of_tables(args, params, limits)]
+    reports = [report for report, _ in found]
+    chosen = next((each for each in reversed(found) if each[0].verdict == "drift"), found[-1])
+    judged = [each for each in reports if each.window.name]
+    if judged:
+        known = merged(known, judged)
+        write_history(history, known)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_bytes(msgspec.json.format(msgspec.json.encode(chosen[0]), indent=1) + b"\n")
+    OUT.with_suffix(".md").write_text(drift.markdown(chosen[0]))
+    page(chosen[0], *chosen[1], OUT.with_name("drift_report.html"))
+    OUT.with_name("drift_history.svg").write_text(picture(known, limits))
+    for each in reports[:-8:-1][::-1] if len(reports) > 1 else []:
+        print(f"{each.window.name}: {each.headline}")
+    print(drift.screen(chosen[0]))
+    following = {
+        "drift": f"look at {OUT.with_name('drift_report.html')}; `python -m scripts.labels` gathers rows to retrain on",
+        "no drift": f"nothing; {history} has {len(known):,} windows",
+        "insufficient data": "wait for more rows, or lower drift.min_rows in params.yaml",
+    }
+    print(f"next: {following[chosen[0].verdict]}")
+    return int(args.exit_code and any(each.verdict == "drift" for each in reports))
+
+
+def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[Report, tuple[Any, Any]]:
+    """Return the report of two tables, and their samples."""
+    import pyarrow as pa
+
+    def kind(field: Any) -> str:
+        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_decimal(field.type):
+            return "number"
+        return "time" if pa.types.is_temporal(field.type) else "category"
+
+    shapes = []
+    for url in (args.reference, args.current):
+        first = next(labels.chunks(url), None)
+        if first is None:
+            raise Problem("the table has no row", url, "name another one")
+        shapes.append({each.name: None if pa.types.is_null(each.type) else kind(each) for each in first.schema})
+    both = [name for name in shapes[0] if name in shapes[1]]
+    for name in limits.columns:
+        if name not in both:
+            refuse_name(name, name, both, where=f"{args.reference}, {args.current}")
+    roles = (OWN | params.roles) - {params.target}
+    chosen = [*limits.columns, *([params.target] if params.target in both else [])] or [each for each in both if each not in roles]  # fmt: skip
+    kinds, left_out = dict[str, Kind](), dict[str, str]()
+    for name in dict.fromkeys(chosen if limits.columns else (each for each in both if each not in roles)):
+        of = {shape[name] for shape in shapes} - {None} or {"category"}
+        if "time" in of:
+            left_out[name] = "it is a time"
+        else:
+            kinds[name] = "number" if of == {"number"} else "category"
+    if not kinds:
+        raise Problem("the tables share no column that can be tested", f"{args.reference}, {args.current}", "name columns that both have")  # fmt: skip
+    one = filled(Side(kinds, limits.rows), args.reference)
+    two = filled(Side(kinds, limits.rows, ends(one)), args.current)
+    target = (params.target, two) if params.target in kinds else None
+    window = Window(f"{args.current} {two.digest:016x}", until=iso(time.time()))
+    report = drift.assess(limits, one, two, name=args.reference, window=window, target=target, left_out=left_out)
+    return report, (one.sample(), two.sample())
+
+
+def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequence[Entry]) -> list[tuple[Report, tuple[Any, Any]]]:  # fmt: skip
+    """Return a report per window of the log, and its samples."""
+    given = reference(args.reference, params, limits)
+    kind = line(given.loaded.dtypes)
+    truth = labels.read(args.labels, params.target) if args.labels else None
+    now, name = time.time(), ""
+    since, until = (moment(args.since) if args.since else 0.0), (moment(args.until) if args.until else math.inf)
+    if args.last:
+        since, until, name = now - duration(args.last), now, f"{args.last} to {iso(now)[:10]}"  # one line a day
+    windows, damaged, short = [(Window(name), (since, -1), (until, -1))], 0, ""
+    if args.every:
+        begun = next((each.window.edge for each in reversed(known) if each.window.name.startswith(f"every {args.every}:")), None) or (0.0, -1)  # fmt: skip
+        windows, short = thousands(args, kind, begun)
+    told: list[tuple[Report, tuple[Any, Any]]] = []
+    size = max(1, PASS // min(args.every or PASS, limits.rows))
+    for at in range(0, len(windows), size):
+        gathered, found = gather(args.log, kind, windows[at : at + size], given, limits, truth)
+        damaged = found.damaged
+        for each in gathered:
+            told.append(report_of(each, given, params, limits, damaged))
+    if not told:
+        report, samples = report_of(
+            Gathered(Window(""), Side({}, limits.rows), Side({}, limits.rows)), given, params, limits, 0
+        )
+        told = [(msgspec.structs.replace(report, headline=f"Insufficient data: {short}."), samples)]
+    return told
+
+
+def reference(file: str | None, params: config.Params, limits: config.Drift) -> Reference:
+    """Return what a log is held against; raise Problem if the rows here are not those that the bundle has seen."""
+    from pawl.pipeline import evaluate
+
+    loaded = bundle.load(paths.BUNDLE)
+    train = paths.PREPARED / "train.parquet"
+    kinds = {name: KINDS[dtype] for name, dtype in loaded.dtypes.items() if dtype in KINDS}
+    for name in limits.columns:
+        if name not in kinds:
+            refuse_name(name, name, list(kinds), where=f"--columns, or {paths.PARAMS}: drift.columns")
+    kinds = {name: kind for name, kind in kinds.items() if name in (limits.columns or kinds)}
+    fix = "`make run` trains it here, `make pull` fetches a released one; or give --reference FILE"
+    if not file and not train.exists():
+        raise Problem("the rows that the model was trained on are not here", train, fix)
+    if not file:
+        ids = [rows.hash_column(each.column("row_id")) for each in labels.chunks(str(train))]
+        if not np.array_equal(np.sort(np.concatenate(ids)), np.sort(loaded.trained_on)):
+            raise Problem(f"these are not the rows that {paths.BUNDLE} was trained on", train, fix)
+    task: Kind = "number" if loaded.manifest["task"] == "regression" else "category"
+    columns = next(labels.chunks(file or str(train)), None)
+    if columns is not None and (absent := [name for name in loaded.dtypes if name not in columns.column_names]):
+        raise Problem(f"it has no column {absent[0]}, which the model takes", file or train, "give a table with its features")  # fmt: skip
+    target = {params.target: task} if columns is not None and params.target in columns.column_names else {}
+    whole = filled(Side(kinds | target, limits.rows), file or str(train))
+    # A model is surer of the rows that it was trained on than of any other: its answers are held against those on rows it has not seen.
+    test = paths.PREPARED / "test.parquet"
+    scored = Side({PREDICTION: score_kind(loaded)}, limits.rows)
+    for table, keys in keyed(file or str(test if test.exists() else train)):
+        prediction, probabilities = evaluate.score(loaded, table)
+        named = [loaded.manifest["labels"][each] for each in prediction] if loaded.manifest["labels"] else prediction
+        scored.add(typed({PREDICTION: probabilities[:, 1] if loaded.manifest["task"] == "binary" else named}, scored.kinds), keys)  # fmt: skip
+    return Reference(file or str(train), loaded, whole, scored)
+
+
+def score_kind(loaded: bundle.Bundle) -> Kind:
+    """Return what a prediction is tested as: a score or value, or a label of more than two."""
+    return "category" if loaded.manifest["task"] == "multiclass" else "number"
+
+
+def ends(side: Side) -> dict[str, tuple[float | None, float | None]]:
+    """Return the limits of each number: those of schema.yaml, and where it has none the reference's own."""
+    columns = schema.load(paths.SCHEMA).columns if paths.SCHEMA.exists() else {}
+    found = {}
+    for name, total in side.totals.items():
+        if side.kinds[name] == "number" and total.rows > total.missing:
+            rule = columns.get(name)
+            low, high = (rule.min, rule.max) if rule else (None, None)
+            found[name] = total.least if low is None else low, total.most if high is None else high
+    return found
+
+
+def typed(columns: Any, kinds: Mapping[str, Kind]) -> Any:
+    """Return a pyarrow table of doubles and strings, null where a number is not finite."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def column(values: Any, kind: Kind) -> Any:
+        values = values if isinstance(values, pa.ChunkedArray | pa.Array) else pa.array(values)
+        values = values.cast(pa.float64() if kind == "number" else pa.string(), safe=False)
+        return pc.if_else(pc.is_finite(values), values, None) if kind == "number" else values
+
+    return pa.table({name: column(columns[name], kind) for name, kind in kinds.items()})
+
+
+def keyed(url: str) -> Iterator[tuple[Any, Any]]:
+    """Yield a table in parts, and a key per row: of its id, or of its content and how often that came before, so that like rows have other keys."""
+    names = next((each.column_names for each in labels.chunks(url)), [])
+    if own := next((each for each in ("row_id", "request_id") if each in names), ""):
+        for table in labels.chunks(url):
+            yield table, drift.keys_of(table.column(own), table.column("row").to_numpy() if own == "request_id" and "row" in names else 0)  # fmt: skip
+        return
+    hashes = np.concatenate([np.empty(0, np.uint64), *(rows.hash_rows(each, names) for each in labels.chunks(url))])
+    order = np.argsort(hashes, kind="stable")
+    place = np.arange(len(order))
+    first = np.append(True, np.diff(hashes[order]) != 0)[: len(order)]
+    again = np.empty(len(order), dtype=np.uint64)
+    again[order] = place - np.maximum.accumulate(np.where(first, place, 0))
+    keys, at = rows.mix(hashes + again * np.uint64(0x9E3779B97F4A7C15)), 0
+    for table in labels.chunks(url):
+        yield table, keys[at : at + table.num_rows]
+        at += table.num_rows
+
+
+def filled(side: Side, url: str) -> Side:
+    """Return the side with the rows of a table."""
+    import pyarrow as pa
+
+    for table, keys in keyed(url):
+        try:
+            side.add(typed({name: table.column(name) for name in side.kinds}, side.kinds), keys)
+        except pa.ArrowInvalid as error:
+            raise Problem(f"a column of numbers holds something else: {error}", url, "correct the cell") from error
+    return side
+
+
+def line(dtypes: Mapping[str, str]) -> type[replay.Logged]:
+    """Return the type of a line: what does not hold what the model takes is a damaged one. A column that is absent is not null: PAWL_LOG_WITHOUT left it out."""
+    fields = [(f"c{number}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for number, dtype in enumerate(dtypes.values())]  # fmt: skip
+    names = {f"c{number}": name for number, name in enumerate(dtypes)}
+    features = msgspec.defstruct("Features", fields, rename=names, gc=False)  # type: ignore[arg-type]  # unions are types
+    made: type[replay.Logged] = msgspec.defstruct("Row", [("features", features)], bases=(replay.Logged,))
+    return made
+
+
+def wanted(since: float, until: float) -> Callable[[str], bool]:
+    """Return what says whether a segment of that name may hold rows of a window."""
+
+    def may(name: str) -> bool:
+        stamp = re.match(r"predictions-(\d{8}T\d{6})Z", name)
+        begun = datetime.strptime(stamp[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp() if stamp else None
+        return begun is None or (begun <= until + 1 and begun + 2 * DAY >= since)
+
+    return may
+
+
+def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[tuple[Window, Any, Any]], str]:
+    """Return the windows of N whole predictions after the last one, and what is left over."""
+    parts: list[Any] = [np.empty(0, [("time", "f8"), ("key", "u8")])]
+    for lines in labels.batched(replay.logged(args.log, replay.Found(), kind, wanted(begun[0], math.inf))):  # fmt: skip
+        part = np.empty(len(lines), parts[0].dtype)
+        part["time"], part["key"] = [each.time for each in lines], labels.keys(lines)
+        parts.append(part)
+    every = np.sort(np.concatenate(parts), order=["time", "key"])
+    after = bisect.bisect_right(every, begun, key=lambda each: (float(each["time"]), int(each["key"])))
+    cuts = [(float(each["time"]), int(each["key"])) for each in every[after + args.every - 1 :: args.every]]
+    left = len(every) - after - len(cuts) * args.every
+    low, found = begun, []
+    for cut in cuts:
+        found.append((Window(f"every {args.every}: {iso(cut[0])} {cut[1]:016x}", edge=cut), (low[0], low[1]), cut))
+        low = cut
+    return found, f"{left:,} predictions since the last window, {args.every:,} are one"
+
+
+def gather(log: str, kind: Any, windows: Sequence[tuple[Window, Any, Any]], given: Reference, limits: config.Drift, truth: labels.Labels | None) -> tuple[list[Gathered], replay.Found]:  # fmt: skip
+    """Return what lies in windows that follow one another, read once. A window is (after, up to): (time, key), or times alone: from, before."""
+    import pyarrow as pa
+
+    manifest, found = given.loaded.manifest, replay.Found()
+    features = {name: kind for name, kind in given.rows.kinds.items() if name in manifest["features"]}
+    task: Kind = "number" if manifest["task"] == "regression" else "category"
+    named = list(manifest["features"])
+    scores = [f"p{number}" for number in range(len(manifest["labels"]))]
+    answer: dict[str, Kind] = {PREDICTION: score_kind(given.loaded)}
+    real: dict[str, Kind] = {manifest["target"]: task, "answer": task, **dict.fromkeys(scores, "number")}
+    limit = ends(given.rows)
+    held = [Gathered(window, Side(features | answer, limits.rows, limit), Side(real, limits.rows)) for window, _, _ in windows]  # fmt: skip
+    times = [(math.inf, 0.0)] * len(held)
+    uppers = [up for _, _, up in windows]
+    low = windows[0][1]
+    for lines in labels.batched(replay.logged(log, found, kind, wanted(low[0], uppers[-1][0]))):  # fmt: skip
+        keys = labels.keys(lines)
+        if windows[0][0].edge:
+            at = np.array([bisect.bisect_left(uppers, (each.time, int(key))) if (each.time, int(key)) > low else -1 for each, key in zip(lines, keys, strict=True)])  # fmt: skip
+        else:
+            at = np.array([0 if low[0] <= each.time < uppers[0][0] else -1 for each in lines])
+        for number in np.unique(at[(at >= 0) & (at < len(held))]).tolist():
+            places = np.flatnonzero(at == number)
+            some, key, into = [lines[place] for place in places], keys[places], held[number]
+            columns: dict[str, Any] = {}
+            for name in features:
+                cells = [getattr(each.features, f"c{named.index(name)}") for each in some]
+                into.present |= {name} if any(cell is not msgspec.UNSET for cell in cells) else set()
+                columns[name] = pa.array([None if cell is msgspec.UNSET else cell for cell in cells], {float: pa.float64(), bool: pa.bool_()}.get(TYPES.get(manifest["features"][name], str), pa.string()))  # fmt: skip
+            given_scores = [each.probabilities if each.probabilities and len(each.probabilities) == len(scores) else [None] * len(scores) for each in some]  # fmt: skip
+            columns["answer"] = [str(each.prediction) if scores else each.prediction for each in some]
+            columns |= {name: pa.array([each[number] for each in given_scores], pa.float64()) for number, name in enumerate(scores)}  # fmt: skip
+            columns[PREDICTION] = columns["p1"] if manifest["task"] == "binary" else columns["answer"]
+            into.rows.add(typed(columns, into.rows.kinds), key)
+            into.models.update(each.model_version for each in some)
+            times[number] = min(times[number][0], some[0].time, *(each.time for each in some)), max(times[number][1], *(each.time for each in some))  # fmt: skip
+            if truth is not None:
+                columns[manifest["target"]] = truth.of(key)
+                there = columns[manifest["target"]].is_valid()
+                if scores:
+                    there = pa.array(there.to_numpy(zero_copy_only=False) & columns["p0"].is_valid().to_numpy(zero_copy_only=False))  # fmt: skip
+                table = typed(columns, real)
+                into.truth.add(table.filter(there), key[there.to_numpy(zero_copy_only=False)])
+    for each, (first, last), (window, after, up) in zip(held, times, windows, strict=True):
+        if each.rows.rows:
+            low_, high = (iso(first), iso(last)) if window.edge else (iso(after[0] or first), iso(min(up[0], last)))
+            each.window = msgspec.structs.replace(window, name=window.name or f"{low_} to {iso(up[0]) if up[0] < math.inf else high}", since=low_, until=high)  # fmt: skip
+        else:
+            each.window = msgspec.structs.replace(window, name=window.name or f"{iso(after[0])} to {iso(min(up[0], time.time()))}")  # fmt: skip
+    return held, found
+
+
+def report_of(each: Gathered, given: Reference, params: config.Params, limits: config.Drift, damaged: int) -> tuple[Report, tuple[Any, Any]]:  # fmt: skip
+    """Return the report of a window, and its samples."""
+    manifest, reference = given.loaded.manifest, given.rows
+    left_out = {name: "it is not in the log: PAWL_LOG_WITHOUT" for name in each.rows.kinds if name in reference.kinds and name not in each.present and each.rows.rows}  # fmt: skip
+    each.rows.kinds = {name: kind for name, kind in each.rows.kinds.items() if name not in left_out}
+    measured = performance(each.truth, manifest, limits) if each.truth.rows >= limits.min_rows else None
+    target = (params.target, each.truth) if each.truth.rows and params.target in reference.kinds else None
+    report = drift.assess(
+        limits, reference, each.rows, name=given.name, window=each.window, target=target,
+        prediction=(given.scored, each.rows) if each.rows.rows else None,
+        measured=measured, labelled=each.truth.rows, models=each.models, damaged=damaged, left_out=left_out,
+    )  # fmt: skip
+    return report, (reference.sample(), each.rows.sample())
+
+
+def performance(truth: Side, manifest: Mapping[str, Any], limits: config.Drift) -> Performance | None:
+    """Return the metric on rows that have labels, against the one that training recorded on its test rows."""
+    from pawl.pipeline import train
+    from task.metrics import METRICS
+
+    gates = rules.load(paths.GATES)
+    try:
+        recorded = json.loads(paths.METRICS.read_text())["test"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Problem("what training measured is not here", paths.METRICS, "`make run`, or take it from git") from error
+    metric = limits.metric or next((name for name in gates.metrics if name in recorded), next(iter(recorded)))
+    if metric not in recorded:
+        refuse_name(f"drift.metric: {metric}", metric, list(recorded), where=str(paths.PARAMS))
+    sample, names = truth.sample(), manifest["labels"]
+    y, options = (
+        train.target(sample.column(manifest["target"]), names),
+        {"seed": 0, "custom": METRICS, "resamples": 200},
+    )
+    answer = train.target(sample.column("answer"), names)
+    if names:
+        scores = np.column_stack([sample.column(f"p{number}").to_numpy() for number in range(len(names))])
+        found = metrics.classification(y, scores, answer, **options)
+    else:
+        found = metrics.regression(y, answer, **options)
+    rule = gates.metrics.get(metric)
+    sign = rule.sign if rule else 1 if metric in rules.HIGHER else -1
+    return drift.performance(
+        metric, sign, msgspec.convert(recorded[metric], Value, strict=False), found[metric], limits
+    )
+
+
+def read_history(url: str) -> list[Entry]:
+    """Return the windows so far."""
+    place, root = ship.opened(url)
+    try:
+        content = place.cat_file(root) if place.exists(root) else b""
+    except Exception as error:  # each store has exceptions of its own
+        raise Unreachable(f"the history cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
+    try:
+        return msgspec.json.Decoder(Entry).decode_lines(content)
+    except msgspec.MsgspecError as error:
+        raise Problem(
+            f"a line of the history is none: {error}", url, "remove the line, or name another --history"
+        ) from error
+
+
+def merged(known: Sequence[Entry], reports: Sequence[Report]) -> list[Entry]:
+    """Return the history with these windows, each once, in the order of their ends."""
+    found = {each.window.name: each for each in known}
+    for each in reports:
+        effects = {test.column: round(test.effect, 4) for test in each.columns}
+        loss = each.performance.loss if each.performance else None
+        found[each.window.name] = Entry(each.window, each.verdict, each.headline, each.rows, each.labelled, each.drift_share, effects, each.prediction and each.prediction.effect, loss)  # fmt: skip
+    return sorted(found.values(), key=lambda each: (each.window.until, each.window.edge or (0.0, 0)))
+
+
+def write_history(url: str, entries: Sequence[Entry]) -> None:
+    """Write the windows, all or none."""
+    place, root = ship.opened(url)
+    content = msgspec.json.Encoder().encode_lines(entries)
+    try:
+        place.makedirs(root.rpartition("/")[0], exist_ok=True)
+        place.pipe_file(f"{root}.part", content)
+        place.mv(f"{root}.part", root)
+    except Exception as error:  # each store has exceptions of its own
+        raise Unreachable(f"the history was not written: {type(error).__name__}: {error}", url, "see that the place answers and may be written; or give --history") from error  # fmt: skip
+
+
+def picture(entries: Sequence[Entry], limits: config.Drift) -> str:
+    """Return the history as SVG: the largest change of each window."""
+    from pawl.report import draw
+    from pawl.report.html import CSS
+
+    points = [(number, max([*each.effects.values(), each.prediction or 0.0], default=0.0), each) for number, each in enumerate(entries, 1)]  # fmt: skip
+    top = max([limits.effect * 1.5, *(effect for _, effect, _ in points)])
+    frame = draw.Frame((0.5, max(len(points), 2) + 0.5), (0, top * 1.05))
+    colours = {"drift": "fail", "no drift": "improved", "insufficient data": "baseline"}
+    parts = [frame.axes("window →", "↑ largest change: KS distance, total variation"), frame.line([(frame.x[0], limits.effect), (frame.x[1], limits.effect)], "allowed")]  # fmt: skip
+    parts += [draw.group("baseline", frame.line([point[:2] for point in points]))] if points else []
+    parts += [draw.group(colours[each.verdict], draw.dot(*frame.at(number, effect), 4 if each.verdict == "drift" else 3)) for number, effect, each in points]  # fmt: skip
+    alarms = sum(each.verdict == "drift" for each in entries)
+    title = f"Drift in {alarms} of {len(entries)} windows"
+    parts.append(draw.text(frame.left, 240 + 30, title + ": larger, red dots. Dashed: from where on it alarms", "axis"))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 280"><style><![CDATA[{CSS}]]></style><title>{draw.esc(title)}</title>{"".join(parts)}</svg>\n'
+
+
+def page(report: Report, reference: Any, current: Any, path: Path) -> None:
+    """Write Evidently's page: each column's distributions, with the tests and the verdicts of the report."""
+    os.environ["DO_NOT_TRACK"] = "1"
+    tests = {each.column: each for each in report.columns}
+    if not tests:
+        path.unlink(missing_ok=True)  # an earlier window's is not this one's
+        return
+    from evidently import DataDefinition, Dataset
+    from evidently import Report as Page
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+    from evidently.metrics import ValueDrift
+
+    def two_sample(one: Any, two: Any, _: Any, threshold: float) -> tuple[float, bool]:
+        p = drift.of_categories(dict(one.value_counts()), dict(two.value_counts()))[1]
+        return p, p <= threshold
+
+    two_samples = StatTest("chisquare_two_samples", "chi-square of two samples, p_value", [ColumnType.Categorical])
+    register_stattest(two_samples, two_sample)
+    frames = [each.select(list(tests)).to_pandas() for each in (reference, current)]
+    kinds = {kind: [name for name, each in tests.items() if each.test == kind] for kind in ("ks", "chisquare")}
+    shape = DataDefinition(numerical_columns=kinds["ks"], categorical_columns=kinds["chisquare"])
+    # Its threshold is one for p alone; ours are Holm's and the effect's: the page is told what they came to.
+    asked = [ValueDrift(column=name, method="ks" if each.test == "ks" else two_samples.name, threshold=report.limits.level if each.drifted else 0.0) for name, each in tests.items()]  # fmt: skip
+    one, two = (Dataset.from_pandas(each, data_definition=shape) for each in frames)
+    Page(asked).run(two, one).save_html(str(path))
+
+
+def moment(text: str) -> float:
+    """Return seconds since 1970 of an ISO time; UTC where it says nothing."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Problem(f"{text} is no time", "--since, --until", "write 2026-01-31, or 2026-01-31T12:00") from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def duration(text: str) -> float:
+    """Return the seconds in 7d."""
+    if not re.fullmatch(r"\d+[hdw]", text):
+        raise Problem(f"{text} is no span of time", "--last", "write 24h, 7d or 4w")
+    return int(text[:-1]) * UNITS[text[-1]]
+
+
+def iso(seconds: float) -> str:
+    """Return a time in UTC."""
+    return time.strftime(labels.ISO, time.gmtime(seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

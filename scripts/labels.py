@@ -1,0 +1,188 @@
+"""Join labels that arrived late to what was predicted: a table to retrain on, and to judge the model by.
+
+python -m scripts.labels --log s3://bucket/predictions --labels labels.csv                        writes data/labelled.parquet
+python -m scripts.labels --log s3://bucket/predictions --labels new.parquet --to s3://bucket/labelled.parquet
+
+Labels: CSV or Parquet with request_id, the target (or label), and row, where a request had several (0 without it). The table has the features, the
+target, the prediction, its scores, model_version, time and request_id, and can be `ingest.source`. Run it again when more arrive.
+Exit code: 0 done, 2 your input, 3 a place does not answer.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pawl import bundle, config, drift, paths, rows
+from pawl.problem import Problem, Unreachable
+from scripts import cli, replay, ship
+
+TABLE = Path("data/labelled.parquet")
+BATCH = 10_000  # rows
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class Labels(NamedTuple):
+    """Labels by the keys of their predictions, in order. came: which were asked for."""
+
+    keys: Any
+    values: Any
+    came: Any
+
+    def of(self, keys: Any) -> Any:
+        """Return the label of each key as a pyarrow array, null where there is none."""
+        import numpy as np
+        import pyarrow as pa
+
+        place = np.minimum(np.searchsorted(self.keys, keys), max(len(self.keys) - 1, 0))
+        known = self.keys[place] == keys if len(self.keys) else np.zeros(len(keys), dtype=bool)
+        self.came[place[known]] = True
+        return self.values.take(pa.array(place, mask=~known))
+
+
+@cli.told
+def main(argv: Sequence[str] | None = None) -> int:
+    """Join."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parser = cli.parser("labels", __doc__)
+    parser.add_argument("--log", required=True, metavar="URL", help="PAWL_LOG_DIR, or where scripts.ship keeps it")
+    parser.add_argument("--labels", required=True, metavar="URL", help="*.csv or *.parquet: request_id, row, label")
+    parser.add_argument("--to", default=str(TABLE), metavar="URL", help=f"*.parquet ({TABLE})")
+    args = parser.parse_args(argv)
+    task, manifest = config.load(paths.PARAMS).problem, bundle.read(paths.BUNDLE)[0]
+    labels, found = read(args.labels, task.target), replay.Found()
+    kinds = {name: pa.float64() if kind in {"integer", "number"} else pa.bool_() if kind == "boolean" else pa.string()
+             for name, kind in manifest["features"].items()}  # fmt: skip
+    stamp = _stamp(task, manifest["features"])
+    scores = [f"probability {label}" for label in manifest["labels"]]
+    place, root = ship.opened(args.to)
+    joined = total = 0
+    writer: Any = None
+    try:
+        place.makedirs(root.rpartition("/")[0], exist_ok=True)
+        with place.open(f"{root}.part", "wb") as stream:
+            for lines in batched(replay.logged(args.log, found)):
+                total += len(lines)
+                truth = labels.of(keys(lines))
+                held = [line for line, label in zip(lines, truth.is_valid().to_pylist(), strict=True) if label]
+                try:
+                    columns = {name: pa.array([line.features.get(name) for line in held], kind) for name, kind in kinds.items()}  # fmt: skip
+                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                    raise Problem(f"a line of the log does not hold what the model takes: {error}", args.log, "name the log of this model; `make pull` fetches a released one") from error  # fmt: skip
+                columns |= stamp(held) | {task.target: truth.drop_null(), "prediction": pa.array([line.prediction for line in held], pa.string() if scores else pa.float64())}  # fmt: skip
+                columns |= {name: pa.array([line.probabilities[number] if line.probabilities and len(line.probabilities) == len(scores) else None for line in held], pa.float64()) for number, name in enumerate(scores)}  # fmt: skip
+                columns |= {name: pa.array([getattr(line, name) for line in held], kind) for name, kind in (("model_version", pa.string()), ("time", pa.float64()), ("request_id", pa.string()), ("row", pa.int64()))}  # fmt: skip
+                table = pa.table(columns)
+                writer = writer or pq.ParquetWriter(stream, table.schema, compression="zstd")
+                writer.write_table(table)
+                joined += table.num_rows
+            if writer:
+                writer.close()
+        if joined:
+            place.mv(f"{root}.part", root)
+        else:
+            place.rm(f"{root}.part")
+    except Problem:
+        raise
+    except Exception as error:  # each store has exceptions of its own
+        raise Unreachable(f"the table was not written: {type(error).__name__}: {error}", args.to, "see that the place answers and may be written") from error  # fmt: skip
+    unknown = len(labels.keys) - int(labels.came.sum())
+    print(f"{joined:,} of {total:,} predictions have a label; of {total - joined:,} it never came")
+    print(f"{unknown:,} labels are of no prediction in the log; {found.damaged:,} damaged lines were left out")
+    print(f"next: `ingest.source: {args.to}` in params.yaml trains on them" if joined else "next: nothing was written; see that both name the same requests")  # fmt: skip
+    return 0
+
+
+def batched(logged: Iterable[tuple[int, replay.Logged]]) -> Iterator[list[replay.Logged]]:
+    """Yield the lines of a log in parts."""
+    lines = (each for _, each in logged)
+    while part := [*islice(lines, BATCH)]:
+        yield part
+
+
+def keys(lines: Iterable[Any]) -> Any:
+    """Return the keys of lines of a log."""
+    import pyarrow as pa
+
+    told = [(line.request_id, line.row) for line in lines]
+    return drift.keys_of(pa.array([name for name, _ in told], pa.string()), [row for _, row in told])
+
+
+def _stamp(task: config.Task, features: Iterable[str]) -> Any:
+    """Return what makes the column of columns.time, which the log has by another name: a time, or so much of a text as the reference's cells have."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name, train = task.columns.time, paths.PREPARED / "train.parquet"
+    if not name or name in features or not train.exists():
+        return lambda _: {}
+    (cell,) = next(pq.ParquetFile(train).iter_batches(1, columns=[name])).column(name).to_pylist()
+    if not isinstance(cell, str):
+        return lambda lines: {name: pa.array([round(line.time * 1e6) for line in lines], pa.timestamp("us"))}
+    import time
+
+    return lambda lines: {name: pa.array([time.strftime(ISO, time.gmtime(line.time))[: len(cell)] for line in lines], pa.string())}  # fmt: skip
+
+
+def read(url: str, target: str) -> Labels:
+    """Return the labels of a table; raise Problem where one prediction has two."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts = []
+    for table in chunks(url):
+        names = table.column_names
+        label = next((name for name in (target, "label") if name in names), "")
+        if "request_id" not in names or not label:
+            raise Problem(f"it has no column {'request_id' if 'request_id' not in names else target + ', or label'}", url, f"its columns are {', '.join(names)}; name them request_id, row and {target}")  # fmt: skip
+        table = table.filter(pc.and_(table.column("request_id").is_valid(), table.column(label).is_valid()))
+        place = table.column("row").fill_null(0).to_numpy() if "row" in names else 0
+        value = table.column(label)
+        if pa.types.is_dictionary(value.type):
+            value = value.cast(value.type.value_type)
+        parts.append((table.column("request_id").cast("string"), place, value))
+    if not parts:
+        return Labels(np.empty(0, np.uint64), pa.array([], pa.string()), np.empty(0, bool))
+    ids, values = (pa.concat_arrays([one for each in column for one in each.chunks]) for column in ([part[0] for part in parts], [part[2] for part in parts]))  # fmt: skip
+    named = drift.keys_of(ids, np.concatenate([np.broadcast_to(place, len(each)) for each, place, _ in parts]))
+    order = np.argsort(named, kind="stable")
+    named, values = named[order], values.take(pa.array(order))
+    again = np.append(False, named[1:] == named[:-1])
+    hashed = rows.hash_column(values)
+    if (other := again & np.append(False, hashed[1:] != hashed[:-1])).any():
+        said = ", ".join(sorted({*ids.take(pa.array(order[other])).to_pylist()})[:3])
+        raise Problem(f"{len({*named[other].tolist()}):,} predictions have two labels: {said}", url, "leave one of each: the right one")  # fmt: skip
+    values = values.filter(pa.array(~again))
+    return Labels(named[~again], values, np.zeros(len(values), dtype=bool))
+
+
+def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
+    """Yield a CSV or Parquet file of any address of fsspec as pyarrow tables."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+    import pyarrow.parquet as pq
+
+    place, root = ship.opened(url)
+    if not root.endswith((".csv", ".parquet", ".pq")):
+        raise Problem("it is neither a CSV nor a Parquet file", url, "give *.csv or *.parquet")
+    try:
+        with place.open(root, "rb") as stream:
+            many = pc.open_csv(stream, pc.ReadOptions(block_size=1 << 24)) if root.endswith(".csv") else pq.ParquetFile(stream).iter_batches(size)  # fmt: skip
+            for batch in many:
+                yield pa.Table.from_batches([batch])
+    except FileNotFoundError as error:
+        raise Problem("there is no such file", url, "correct the address") from error
+    except pa.ArrowInvalid as error:
+        raise Problem(f"it cannot be read as a table: {error}", url, "correct the file; its first line names the columns") from error  # fmt: skip
+    except Problem:
+        raise
+    except Exception as error:  # each store has exceptions of its own
+        raise Unreachable(f"the table cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
