@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,10 +140,9 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
 
     shapes = []
     for url in (args.reference, args.current):
-        first = next(labels.chunks(url), None)
-        if first is None:
-            raise Problem("the table has no row", url, "name another one")
-        shapes.append({each.name: None if pa.types.is_null(each.type) else kind(each) for each in first.schema})
+        shapes.append(
+            {each.name: None if pa.types.is_null(each.type) else kind(each) for each in next(labels.chunks(url)).schema}
+        )
     both = [name for name in shapes[0] if name in shapes[1]]
     for name in limits.columns:
         if name not in both:
@@ -175,7 +175,7 @@ def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequen
     since, until = (moment(args.since) if args.since else 0.0), (moment(args.until) if args.until else math.inf)
     if args.last:
         since, until, name = now - duration(args.last), now, f"{args.last} to {iso(now)[:10]}"  # one line a day
-    windows, damaged, short = [(Window(name), (since, -1), (until, -1))], 0, ""
+    windows, short = [(Window(name), (since, -1), (until, -1))], ""
     if args.every:
         begun = next((each.window.edge for each in reversed(known) if each.window.name.startswith(f"every {args.every}:")), None) or (0.0, -1)  # fmt: skip
         windows, short = thousands(args, kind, begun)
@@ -183,9 +183,7 @@ def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequen
     size = max(1, PASS // min(args.every or PASS, limits.rows))
     for at in range(0, len(windows), size):
         gathered, found = gather(args.log, kind, windows[at : at + size], given, limits, truth)
-        damaged = found.damaged
-        for each in gathered:
-            told.append(report_of(each, given, params, limits, damaged))
+        told += [report_of(each, given, params, limits, found.damaged) for each in gathered]
     if not told:
         report, samples = report_of(
             Gathered(Window(""), Side({}, limits.rows), Side({}, limits.rows)), given, params, limits, 0
@@ -213,15 +211,17 @@ def reference(file: str | None, params: config.Params, limits: config.Drift) -> 
         if not np.array_equal(np.sort(np.concatenate(ids)), np.sort(loaded.trained_on)):
             raise Problem(f"these are not the rows that {paths.BUNDLE} was trained on", train, fix)
     task: Kind = "number" if loaded.manifest["task"] == "regression" else "category"
-    columns = next(labels.chunks(file or str(train)), None)
-    if columns is not None and (absent := [name for name in loaded.dtypes if name not in columns.column_names]):
+    columns = next(labels.chunks(file or str(train))).column_names
+    if absent := [name for name in loaded.dtypes if name not in columns]:
         raise Problem(f"it has no column {absent[0]}, which the model takes", file or train, "give a table with its features")  # fmt: skip
-    target = {params.target: task} if columns is not None and params.target in columns.column_names else {}
+    target = {params.target: task} if params.target in columns else {}
     whole = filled(Side(kinds | target, limits.rows), file or str(train))
     # A model is surer of the rows that it was trained on than of any other: its answers are held against those on rows it has not seen.
     test = paths.PREPARED / "test.parquet"
     scored = Side({PREDICTION: score_kind(loaded)}, limits.rows)
     for table, keys in keyed(file or str(test if test.exists() else train)):
+        if not table.num_rows:
+            continue
         prediction, probabilities = evaluate.score(loaded, table)
         named = [loaded.manifest["labels"][each] for each in prediction] if loaded.manifest["labels"] else prediction
         scored.add(typed({PREDICTION: probabilities[:, 1] if loaded.manifest["task"] == "binary" else named}, scored.kinds), keys)  # fmt: skip
@@ -260,12 +260,12 @@ def typed(columns: Any, kinds: Mapping[str, Kind]) -> Any:
 
 def keyed(url: str) -> Iterator[tuple[Any, Any]]:
     """Yield a table in parts, and a key per row: of its id, or of its content and how often that came before, so that like rows have other keys."""
-    names = next((each.column_names for each in labels.chunks(url)), [])
+    names = next(labels.chunks(url)).column_names
     if own := next((each for each in ("row_id", "request_id") if each in names), ""):
         for table in labels.chunks(url):
             yield table, drift.keys_of(table.column(own), table.column("row").to_numpy() if own == "request_id" and "row" in names else 0)  # fmt: skip
         return
-    hashes = np.concatenate([np.empty(0, np.uint64), *(rows.hash_rows(each, names) for each in labels.chunks(url))])
+    hashes = np.concatenate([rows.hash_rows(each, names) for each in labels.chunks(url)])
     order = np.argsort(hashes, kind="stable")
     place = np.arange(len(order))
     first = np.append(True, np.diff(hashes[order]) != 0)[: len(order)]
@@ -482,31 +482,35 @@ def picture(entries: Sequence[Entry], limits: config.Drift) -> str:
 
 
 def page(report: Report, reference: Any, current: Any, path: Path) -> None:
-    """Write Evidently's page: each column's distributions, with the tests and the verdicts of the report."""
-    os.environ["DO_NOT_TRACK"] = "1"
-    tests = {each.column: each for each in report.columns}
-    if not tests:
-        path.unlink(missing_ok=True)  # an earlier window's is not this one's
+    """Write Evidently's page: the distributions of each column, with the tests and the verdicts of the report; none where nothing was tested."""
+    path.unlink(missing_ok=True)  # an earlier window's is not this one's
+    if not (tests := {each.column: each for each in report.columns}):
         return
-    from evidently import DataDefinition, Dataset
-    from evidently import Report as Page
-    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
-    from evidently.legacy.core import ColumnType
-    from evidently.metrics import ValueDrift
+    os.environ["DO_NOT_TRACK"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports, and bins of constant columns
+        from evidently import DataDefinition, Dataset
+        from evidently import Report as Page
+        from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+        from evidently.legacy.core import ColumnType
+        from evidently.metrics import ValueDrift
 
-    def two_sample(one: Any, two: Any, _: Any, threshold: float) -> tuple[float, bool]:
-        p = drift.of_categories(dict(one.value_counts()), dict(two.value_counts()))[1]
-        return p, p <= threshold
+        def homogeneity(one: Any, two: Any, _: Any, threshold: float) -> tuple[float, bool]:
+            p = drift.of_categories(dict(one.value_counts()), dict(two.value_counts()))[1]
+            return p, p <= threshold
 
-    two_samples = StatTest("chisquare_two_samples", "chi-square of two samples, p_value", [ColumnType.Categorical])
-    register_stattest(two_samples, two_sample)
-    frames = [each.select(list(tests)).to_pandas() for each in (reference, current)]
-    kinds = {kind: [name for name, each in tests.items() if each.test == kind] for kind in ("ks", "chisquare")}
-    shape = DataDefinition(numerical_columns=kinds["ks"], categorical_columns=kinds["chisquare"])
-    # Its threshold is one for p alone; ours are Holm's and the effect's: the page is told what they came to.
-    asked = [ValueDrift(column=name, method="ks" if each.test == "ks" else two_samples.name, threshold=report.limits.level if each.drifted else 0.0) for name, each in tests.items()]  # fmt: skip
-    one, two = (Dataset.from_pandas(each, data_definition=shape) for each in frames)
-    Page(asked).run(two, one).save_html(str(path))
+        two_samples = StatTest("chisquare of two samples", "chi-square p_value", [ColumnType.Categorical])
+        register_stattest(two_samples, homogeneity)
+        named = [[name for name, each in tests.items() if each.test == test] for test in ("ks", "chisquare")]
+        shape = DataDefinition(numerical_columns=named[0], categorical_columns=named[1])
+        one, two = (
+            Dataset.from_pandas(each.select([*tests]).to_pandas(), data_definition=shape)
+            for each in (reference, current)
+        )
+        # Its threshold is one of p alone; ours are Holm's and the effect's, so it is told what they came to.
+        asked = [ValueDrift(column=name, method="ks" if each.test == "ks" else two_samples.name, threshold=report.limits.level if each.drifted else 0.0)
+                 for name, each in tests.items()]  # fmt: skip
+        Page(asked).run(two, one).save_html(str(path))
 
 
 def moment(text: str) -> float:

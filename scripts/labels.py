@@ -134,19 +134,17 @@ def read(url: str, target: str) -> Labels:
     import pyarrow.compute as pc
 
     parts = []
-    for table in chunks(url):
-        names = table.column_names
+    for given in chunks(url):
+        names = given.column_names
         label = next((name for name in (target, "label") if name in names), "")
         if "request_id" not in names or not label:
             raise Problem(f"it has no column {'request_id' if 'request_id' not in names else target + ', or label'}", url, f"its columns are {', '.join(names)}; name them request_id, row and {target}")  # fmt: skip
-        table = table.filter(pc.and_(table.column("request_id").is_valid(), table.column(label).is_valid()))
+        table = given.filter(pc.and_(given.column("request_id").is_valid(), given.column(label).is_valid()))
         place = table.column("row").fill_null(0).to_numpy() if "row" in names else 0
         value = table.column(label)
         if pa.types.is_dictionary(value.type):
             value = value.cast(value.type.value_type)
         parts.append((table.column("request_id").cast("string"), place, value))
-    if not parts:
-        return Labels(np.empty(0, np.uint64), pa.array([], pa.string()), np.empty(0, bool))
     ids, values = (pa.concat_arrays([one for each in column for one in each.chunks]) for column in ([part[0] for part in parts], [part[2] for part in parts]))  # fmt: skip
     named = drift.keys_of(ids, np.concatenate([np.broadcast_to(place, len(each)) for each, place, _ in parts]))
     order = np.argsort(named, kind="stable")
@@ -161,7 +159,7 @@ def read(url: str, target: str) -> Labels:
 
 
 def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
-    """Yield a CSV or Parquet file of any address of fsspec as pyarrow tables."""
+    """Yield a CSV or Parquet file of any address of fsspec as pyarrow tables, the first one empty: it has the columns."""
     import pyarrow as pa
     import pyarrow.csv as pc
     import pyarrow.parquet as pq
@@ -171,7 +169,13 @@ def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
         raise Problem("it is neither a CSV nor a Parquet file", url, "give *.csv or *.parquet")
     try:
         with place.open(root, "rb") as stream:
-            many = pc.open_csv(stream, pc.ReadOptions(block_size=1 << 24)) if root.endswith(".csv") else pq.ParquetFile(stream).iter_batches(size)  # fmt: skip
+            if root.endswith(".csv"):
+                many: Any = pc.open_csv(stream, pc.ReadOptions(block_size=1 << 24))
+                yield many.schema.empty_table()
+            else:
+                file = pq.ParquetFile(stream)
+                yield file.schema_arrow.empty_table()
+                many = file.iter_batches(size)
             for batch in many:
                 yield pa.Table.from_batches([batch])
     except FileNotFoundError as error:

@@ -8,8 +8,8 @@ A column drifted where one of its tests is significant after Holm's correction o
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from pawl import rows
 from pawl.config import Drift
 from pawl.gate.statistics import holm
-from pawl.metrics import Z, Estimate
+from pawl.metrics import Estimate, Z
 from pawl.parts import Part, Value
 from pawl.report.draw import number
 
@@ -39,9 +39,9 @@ class Test(Part):
     test: Literal["ks", "chisquare", "missing"]
     statistic: float
     p: float
-    adjusted: float  # after Holm
     effect: float
-    drifted: bool
+    adjusted: float = 1.0  # after Holm
+    drifted: bool = False
 
 
 class Quality(Part):
@@ -171,16 +171,6 @@ class Side:
         return self.kept and self.kept[0]
 
 
-class Tested(NamedTuple):
-    """A test before Holm."""
-
-    column: str
-    test: Literal["ks", "chisquare", "missing"]
-    statistic: float
-    p: float
-    effect: float
-
-
 def keys_of(ids: Any, place: Any = 0) -> Any:
     """Return a 64-bit key per row from its id, and its place in it: a pyarrow column, and a number or an array of them."""
     return rows.mix(rows.hash_column(ids) + np.asarray(place).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -224,8 +214,6 @@ def of_missing(reference: Total, current: Total) -> tuple[float, float, float]:
     """Return (statistic, p, effect): one-sided, that a larger share is missing."""
     from scipy.stats import norm
 
-    if not reference.rows or not current.rows:
-        return math.nan, math.nan, math.nan
     before, now = reference.missing / reference.rows, current.missing / current.rows
     share = (reference.missing + current.missing) / (reference.rows + current.rows)
     error = math.sqrt(share * (1 - share) * (1 / reference.rows + 1 / current.rows))
@@ -233,21 +221,19 @@ def of_missing(reference: Total, current: Total) -> tuple[float, float, float]:
     return z, float(norm.sf(z)), now - before
 
 
-def tested(name: str, reference: Side, current: Side, least: int) -> Tested | str:
+def tested(name: str, reference: Side, current: Side, least: int) -> Test | str:
     """Return the test of a column's values, or why there is none."""
     kind = reference.kinds[name]
     pairs = [(side.sample(), side.totals[name]) for side in (reference, current)]
     if any(total.many for _, total in pairs):
         return f"more than {MANY:,} categories"
     columns = [table.column(name).drop_null() if table is not None else [] for table, _ in pairs]
-    if short := min(map(len, columns)) < least and min(columns, key=len):
-        return f"{len(short):,} values, {least:,} are needed"
-    if min(map(len, columns)) < least:
-        return "no values"
+    if (short := min(map(len, columns))) < least:
+        return f"{short:,} values, {least:,} are needed"
     if kind == "number":
-        return Tested(name, "ks", *of_numbers(*(each.to_numpy() for each in columns)))
+        return Test(name, "ks", *of_numbers(*(each.to_numpy() for each in columns)))
     counted = ({each["values"]: each["counts"] for each in column.value_counts().to_pylist()} for column in columns)
-    return Tested(name, "chisquare", *of_categories(*counted))
+    return Test(name, "chisquare", *of_categories(*counted))
 
 
 def quality(name: str, reference: Total, current: Total) -> Quality:
@@ -293,29 +279,27 @@ def assess(
     features = [each for each in reference.kinds if each in current.kinds and not (target and each == target[0])]
     found = {each: tested(each, reference, current, limits.min_rows) for each in features}
     why = {**(left_out or {}), **{each: got for each, got in found.items() if isinstance(got, str)}}
-    values = [each for each in found.values() if isinstance(each, Tested)]
     totals = {each: (reference.totals[each], current.totals[each]) for each in features}
     enough = min(reference.rows, current.rows) >= limits.min_rows
-    gone = [Tested(each, "missing", *of_missing(*both)) for each, both in totals.items()] if enough else []
-    others = [tested(PREDICTION, *prediction, limits.min_rows) if prediction else "",
-              tested(target[0], reference, target[1], limits.min_rows) if target else ""]  # fmt: skip
-    every = [*values, *gone, *(each for each in others if isinstance(each, Tested))]
-    p = holm([1.0 if math.isnan(each.p) else each.p for each in every])
-    tests = [Test(each.column, each.test, each.statistic, each.p, after, each.effect, after < limits.level and each.effect >= limits.effect)
-             for each, after in zip(every, p, strict=True)]  # fmt: skip
-    columns, missing = tests[: len(values)], tests[len(values) : len(values) + len(gone)]
-    rest = iter(tests[len(values) + len(gone) :])
-    score, truth = (next(rest) if isinstance(each, Tested) else None for each in others)
-    could = {each.column for each in columns} | {each.column for each in missing if each.drifted}
-    share = (
-        len({each.column for each in tests[: len(values) + len(gone)] if each.drifted}) / len(could)
-        if could and enough
-        else None
-    )
+    groups: list[list[Test | str]] = [
+        [*found.values()],
+        [Test(each, "missing", *of_missing(*both)) for each, both in totals.items() if enough and both[1].missing],
+        [tested(PREDICTION, *prediction, limits.min_rows)] if prediction else [],
+        [tested(target[0], reference, target[1], limits.min_rows)] if target else [],
+    ]
+    every = [(at, each) for at, group in enumerate(groups) for each in group if isinstance(each, Test)]
+    tests: list[list[Test]] = [[] for _ in groups]
+    for (at, each), p in zip(every, holm([each.p for _, each in every]), strict=True):
+        sure = p < limits.level and each.effect >= limits.effect
+        tests[at].append(msgspec.structs.replace(each, adjusted=p, drifted=sure))
+    columns, missing, score, truth = tests
+    moved = {each.column for each in columns + missing if each.drifted}
+    could = {each.column for each in columns} | moved
+    share = len(moved) / len(could) if could and enough else None
     sample = current.sample()
     report = Report(
         1, "insufficient data", "", window, name, reference.rows, current.rows, 0 if sample is None else sample.num_rows, labelled,
-        dict(models or {}), damaged, share, columns, score, truth, missing, [quality(each, *both) for each, both in totals.items()],
+        dict(models or {}), damaged, share, columns, next(iter(score), None), next(iter(truth), None), missing, [quality(each, *both) for each, both in totals.items()],
         measured, why, limits,
     )  # fmt: skip
     verdict, headline = judge(report)
@@ -374,7 +358,10 @@ def chance(p: float) -> str:
 def lines(report: Report, shown: int = 12) -> tuple[list[str], list[list[str]], list[str]]:
     """Return (head, rows, notes): the columns, those that moved most first, and what else there is to say."""
     of, missing = {each.column: each for each in report.quality}, {each.column: each for each in report.missing}
-    tests = sorted(report.columns, key=lambda each: (-(each.drifted or missing[each.column].drifted), -each.effect))
+    tests = sorted(
+        report.columns,
+        key=lambda each: (-(each.drifted or (each.column in missing and missing[each.column].drifted)), -each.effect),
+    )
     tests += [each for each in (report.prediction, report.target) if each]
     cells = []
     for each in [*tests[:shown], *tests[max(shown, len(report.columns)) :]]:
@@ -400,7 +387,7 @@ def lines(report: Report, shown: int = 12) -> tuple[list[str], list[list[str]], 
     return ["column", "test", "effect", "p, Holm", "missing", ""], cells, told
 
 
-def screen(report: Report, table: Callable[[Sequence[str], Sequence[Sequence[str]]], str] | None = None) -> str:
+def screen(report: Report) -> str:
     """Return the report as a screen."""
     head, cells, told = lines(report)
     sizes = [max(len(row[place]) for row in [head, *cells]) for place in range(len(head))]
