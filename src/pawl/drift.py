@@ -2,7 +2,8 @@
 
 Numbers: Kolmogorov-Smirnov's two-sample test, whose effect is its distance. Categories: the chi-square test of homogeneity, whose effect is the
 total variation (half the sum of how far each share moved). Missing values: a one-sided test of two shares, whose effect is the rise.
-A column drifted where one of its tests is significant after Holm's correction over all of them *and* its effect reaches the floor.
+A column drifted where one of its tests is significant after Holm's correction over all of them *and* its effect, with what chance may have taken
+from it, reaches the floor: a change of the floor's size is found in 95 % of windows that are large enough, and a tiny one in no window, however large.
 """
 
 import math
@@ -16,7 +17,7 @@ import numpy as np
 
 from pawl import rows
 from pawl.config import Drift
-from pawl.gate.statistics import holm
+from pawl.gate.statistics import Z90, holm
 from pawl.metrics import Estimate, Z
 from pawl.parts import Part, Value
 from pawl.report.draw import number
@@ -40,6 +41,7 @@ class Test(Part):
     statistic: float
     p: float
     effect: float
+    margin: float  # what chance may take from an effect, one-sided 95 %: so that one of the size that is looked for is found so often
     adjusted: float = 1.0  # after Holm
     drifted: bool = False
 
@@ -221,6 +223,11 @@ def of_missing(reference: Total, current: Total) -> tuple[float, float, float]:
     return z, float(norm.sf(z)), now - before
 
 
+def margin(reference: int, current: int) -> float:
+    """Return the margin of an effect from its largest standard error, that of a share of a half."""
+    return Z90 * 0.5 * math.sqrt(1 / reference + 1 / current)
+
+
 def tested(name: str, reference: Side, current: Side, least: int) -> Test | str:
     """Return the test of a column's values, or why there is none."""
     kind = reference.kinds[name]
@@ -231,9 +238,9 @@ def tested(name: str, reference: Side, current: Side, least: int) -> Test | str:
     if (short := min(map(len, columns))) < least:
         return f"{short:,} values, {least:,} are needed"
     if kind == "number":
-        return Test(name, "ks", *of_numbers(*(each.to_numpy() for each in columns)))
+        return Test(name, "ks", *of_numbers(*(each.to_numpy() for each in columns)), margin(*map(len, columns)))
     counted = ({each["values"]: each["counts"] for each in column.value_counts().to_pylist()} for column in columns)
-    return Test(name, "chisquare", *of_categories(*counted))
+    return Test(name, "chisquare", *of_categories(*counted), margin(*map(len, columns)))
 
 
 def quality(name: str, reference: Total, current: Total) -> Quality:
@@ -283,14 +290,18 @@ def assess(
     enough = min(reference.rows, current.rows) >= limits.min_rows
     groups: list[list[Test | str]] = [
         [*found.values()],
-        [Test(each, "missing", *of_missing(*both)) for each, both in totals.items() if enough and both[1].missing],
+        [
+            Test(each, "missing", *of_missing(*both), margin(both[0].rows, both[1].rows))
+            for each, both in totals.items()
+            if enough and both[1].missing
+        ],
         [tested(PREDICTION, *prediction, limits.min_rows)] if prediction else [],
         [tested(target[0], reference, target[1], limits.min_rows)] if target else [],
     ]
     every = [(at, each) for at, group in enumerate(groups) for each in group if isinstance(each, Test)]
     tests: list[list[Test]] = [[] for _ in groups]
     for (at, each), p in zip(every, holm([each.p for _, each in every]), strict=True):
-        sure = p < limits.level and each.effect >= limits.effect
+        sure = p < limits.level and each.effect + each.margin >= limits.effect
         tests[at].append(msgspec.structs.replace(each, adjusted=p, drifted=sure))
     columns, missing, score, truth = tests
     moved = {each.column for each in columns + missing if each.drifted}
@@ -330,7 +341,7 @@ def judge(report: Report) -> tuple[Verdict, str]:
         default=None,
     )
     far = (
-        f"; the largest change is {_called(most)} ({SAID[most.test]} {most.effect:.2f}, alarm from {limits.effect:g})"
+        f"; the largest change is {_called(most)} ({SAID[most.test]} {most.effect:.2f}, {limits.effect:g} is looked for)"
         if most
         else ""
     )

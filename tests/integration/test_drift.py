@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -88,7 +89,7 @@ WINDOWS = {
     "shares moved": (spoiled(400, kind=lambda each: ["b" if one == "a" and at % 2 else one for at, one in enumerate(each)]), "drift", "Drift: kind moved (total variation 0."),
     "one new category": (spoiled(400, kind=lambda each: ["z", *each[1:]]), "no drift", "No drift"),
     "a new category in every fifth row": (spoiled(400, kind=lambda each: ["z" if at % 5 == 0 else one for at, one in enumerate(each)]), "drift", "Drift: kind moved"),
-    "every cell another category": (spoiled(400, kind=lambda each: ["z"] * 400), "drift", "total variation 1.00"),
+    "every cell another category": (spoiled(400, kind=lambda _: ["z"] * 400), "drift", "total variation 1.00"),
     "a third is missing": (spoiled(400, size=lambda each: [None if at % 3 == 0 else one for at, one in enumerate(each.tolist())]), "drift", "size is missing in 34 % more"),
     "all is missing": (spoiled(400, size=lambda _: pa.nulls(400, pa.float64())), "drift", "size is missing in 100 % more"),
     "NaN is missing": (spoiled(400, size=lambda each: np.where(np.arange(400) % 3 == 0, np.nan, each)), "drift", "size is missing"),
@@ -173,7 +174,10 @@ def test_a_log_is_held_against_the_rows_of_its_model(place, answered, capsys):
     assert told["models"] == {"7": 300, "8": len(lines) - 300}
     assert told["prediction"]["effect"] == 0  # these are the rows that it is held against
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
-    older = [each | {"features": each["features"] | {"age": each["features"]["age"] + 35}} for each in lines]
+    older = [
+        each | {"features": each["features"] | {"age": each["features"]["age"] + 35}, "probabilities": [0.3, 0.7]}
+        for each in lines
+    ]
     shutil.rmtree(log)
     moved = asked("--log", write(place, older), "--exit-code", code=1)
     assert moved["headline"].startswith("Drift: age moved (KS 0.")
@@ -295,7 +299,7 @@ def test_late_labels_find_their_predictions_and_the_table_is_a_source(place, ans
 
     assert f"200 of {len(lines)} predictions have a label; of {len(lines) - 200} it never came" in joined(label(place, answered, count=200))  # fmt: skip
     twice = label(place, answered)
-    with open(twice, "a") as stream:
+    with Path(twice).open("a") as stream:
         stream.write(f'"r0",0,"{own[0]}"\n"nobody",0,"{own[0]}"\n')
     assert f"{len(lines)} of {len(lines)} predictions" in (said := joined(twice))
     assert "1 labels are of no prediction" in said
@@ -310,7 +314,7 @@ def test_late_labels_find_their_predictions_and_the_table_is_a_source(place, ans
     ingest.run(params.problem, config.Ingest(source="new/labelled.parquet"), schema.load(paths.SCHEMA))
     assert set(schema.load(paths.SCHEMA).columns) <= set(pq.read_table(paths.RAW).column_names)
 
-    with open(twice, "a") as stream:
+    with Path(twice).open("a") as stream:
         stream.write('"r1",0,"one"\n"r1",0,"other"\n')
     assert "error: 1 predictions have two labels: r1" in joined(twice, code=2)
 
