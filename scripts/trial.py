@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from pawl import answers, bundle, config, paths, tracking
-from pawl.config import Params
+from pawl.config import Params, Space
 from pawl.pipeline import evaluate, fingerprint, train
-from pawl.yamlfile import read_yaml
+from pawl.yamlfile import put, read_yaml
 from scripts import cli, report, run, track, workspace
 
 Values = dict[str, Any]  # {dotted key of params.yaml: value}
@@ -70,10 +71,10 @@ def answered() -> answers.Answers:
 
 def attempt(base: Path, trial: Trial, parent: str, environ: Mapping[str, str]) -> str:
     """Run a trial in a copy of `base`; return why it failed."""
-    folder = base.parent / trial.identity["pawl.trial"]
+    folder = Path(tempfile.mkdtemp(dir=base.parent))
     words = ["--name", trial.name, "--parent", parent, "--identity", json.dumps(trial.identity)]
     try:
-        shutil.copytree(base, folder, symlinks=True)
+        shutil.copytree(base, folder, symlinks=True, dirs_exist_ok=True)
         params = replaced(read_yaml(folder / paths.PARAMS)[0], trial.values)
         (folder / paths.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
         for module, given in (("scripts.run", []), ("scripts.trial", words)):
@@ -87,36 +88,66 @@ def attempt(base: Path, trial: Trial, parent: str, environ: Mapping[str, str]) -
     return ""
 
 
+def suggested(asked: Any, space: Space) -> Values:
+    """Return the values that Optuna's trial suggests; numbers with four digits, as people write them."""
+    found: Values = {}
+    for key, each in space.items():
+        if isinstance(each, list):
+            shown = choices(each)
+            found[key] = each[shown.index(asked.suggest_categorical(key, shown))]
+        elif each.whole:
+            found[key] = asked.suggest_int(key, each.low, each.high, log=each.log, step=int(each.step or 1))
+        else:
+            value = asked.suggest_float(key, each.low, each.high, log=each.log, step=each.step)
+            found[key] = min(max(float(f"{value:.4g}"), each.low), each.high)
+    return found
+
+
+def choices(values: Sequence[Any]) -> list[Any]:
+    """Return values as Optuna takes them: a list or a mapping as text."""
+    plain = (bool, int, float, str, type(None))
+    return [value if isinstance(value, plain) else json.dumps(value, default=str) for value in values]
+
+
+def current(params: Mapping[str, Any], space: Space) -> Values:
+    """Return the values that parameters have now; nothing unless all lie in the space."""
+    found: Values = {}
+    for key, each in space.items():
+        value: Any = params
+        for word in key.split("."):
+            value = value.get(word) if isinstance(value, Mapping) else None
+        if isinstance(each, list) and value in each:
+            found[key] = choices([value])[0]
+        elif not isinstance(each, list) and isinstance(value, int | float) and each.low <= value <= each.high:
+            found[key] = value
+    return found if len(found) == len(space) else {}
+
+
 def replaced(params: Mapping[str, Any], values: Values) -> dict[str, Any]:
     """Return parameters with other values, by dotted key, and without what is to be tried."""
     found = copy.deepcopy({key: value for key, value in params.items() if key != "tune"})
     for key, value in values.items():
-        section, *parts = found, *key.split(".")
-        for part in parts[:-1]:
-            section[part] = section[part] if isinstance(section.get(part), dict) else {}
-            section = section[part]
-        section[parts[-1]] = value
+        put(found, key, value)
     return found
 
 
-def named(params: Params, found: Sequence[Values]) -> list[Trial]:
-    """Return trials of the same keys. Each is known by its values, and by all else that its model is made of and judged by: the search."""
-    keys = list(found[0])
+def searched(params: Params, keys: Sequence[str]) -> str:
+    """Return the digest of all that the models of a search are made of and judged by, but the values of these keys."""
     raw = replaced(read_yaml(paths.PARAMS)[0], dict.fromkeys(keys))
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].values()
     deps = {Path(dep) for stage in stages for dep in stage["deps"] if Path(dep).parts[0] not in run.OUTPUTS}
     files = sorted({paths.GATES, *(file for dep in deps for file in (dep, *dep.rglob("*")) if file.is_file())})
     content = [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    search, short = _digest([raw, sorted(keys), content, fingerprint.text(params.ingest)]), initials(keys)
-    trials = []
-    for values in found:
-        path = str(values.get("train.model", params.train.model))
-        name = path.rpartition(".")[2]
-        model = "lgbm" if path.startswith("lightgbm.") else "".join(re.findall("[A-Z]", name)).lower() or name
-        words = [re.sub(r"[^\w.+-]+", "-", f"{short[key]}_{value}") for key, value in values.items()]
-        identity = {"pawl.search": search, "pawl.trial": _digest(values)}
-        trials.append(Trial("_".join([model, *words]), values, identity))
-    return trials
+    return digest([raw, sorted(keys), content, fingerprint.text(params.ingest)])
+
+
+def named(search: str, params: Params, values: Values) -> Trial:
+    """Return a trial. It is known by its values, and by its search."""
+    path, short = str(values.get("train.model", params.train.model)), initials(list(values))
+    name = path.rpartition(".")[2]
+    model = "lgbm" if path.startswith("lightgbm.") else "".join(re.findall("[A-Z]", name)).lower() or name
+    words = [re.sub(r"[^\w.+-]+", "-", f"{short[key]}_{value}") for key, value in values.items()]
+    return Trial("_".join([model, *words]), values, {"pawl.search": search, "pawl.trial": digest(values)})
 
 
 def initials(keys: Sequence[str]) -> dict[str, str]:
@@ -129,7 +160,8 @@ def initials(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Return what names values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

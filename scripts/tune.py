@@ -1,53 +1,80 @@
 """Try values of params.yaml, each in a run of its own; say which is best on the validation rows, and how sure that is.
 
-python -m scripts.tune                          every combination in the section `tune` of params.yaml
-python -m scripts.tune --workers 4              so many at once; half the cores without it
+python -m scripts.tune                          what the section `tune` of params.yaml says: a space by TPE, or every combination of a grid
+python -m scripts.tune --trials 40 --timeout 3600 --write       and write the best values into params.yaml
+python -m scripts.tune --storage postgresql://user:password@host/name      many processes and machines, one search
 python -m scripts.tune --example adult          an example's params.yaml, apart from your own outputs
 
-Ended in the middle, it goes on where it was; of a grid that grew, what is new runs. Exit code: 0 done, 2 a trial failed or your
-configuration is wrong, 3 something outside did not answer.
+Ended in the middle, it goes on where it was, and does again what a killed process had begun; of a grid that grew, what is new
+runs. Processes that share a storage, and a store (MLFLOW_TRACKING_URI), share the trials. The test rows have no say.
+Exit code: 0 done, 2 a trial failed or your configuration is wrong, 3 something outside did not answer.
 """
 
+import contextlib
+import fcntl
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pawl import answers, config, estimator, paths, tracking
-from pawl.config import Params, Tune
+from pawl.config import Params, Space, Tune
 from pawl.gate import rules, statistics
 from pawl.parts import Value
 from pawl.pipeline import train
-from pawl.problem import Problem
+from pawl.problem import Problem, Unreachable
 from pawl.report import text
 from pawl.tracking import Store
-from pawl.yamlfile import line_of, read_yaml, refuse_name
-from scripts import cli, run, track, workspace
+from pawl.yamlfile import change, line_of, read_yaml, refuse_name
+from scripts import cli, run, track, trial, workspace
 from scripts.trial import Trial, Values, attempt, initials, named, replaced
 from task.metrics import METRICS
 
 FOLDER = paths.STATE / "tune"
+STORAGE = "PAWL_TUNE_STORAGE"
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 LEVEL = 0.05
 SHOWN = 20  # trials in the table
+BEAT, GRACE = 10, 60  # seconds: a process that works says so; after a silence its trial is another's
 
 
-def grid(space: Tune) -> Iterator[Values]:
-    """Yield every combination."""
-    yield from (dict(zip(space.grid, each, strict=True)) for each in itertools.product(*space.grid.values()))
+class Search(NamedTuple):
+    """What is searched. slots: the values that are fixed of each trial: all of a grid's, none where the sampler chooses."""
+
+    tune: Tune
+    space: Space
+    sampler: str
+    seed: int
+    lower: bool  # is better
+    slots: list[Values]
+    digest: str
+    params: Params
+
+    def name(self, values: Values) -> Trial:
+        """Return the trial of these values."""
+        return named(self.digest, self.params, values)
+
+    @property
+    def measured(self) -> str:
+        """Return the metric by which trials are chosen, as it is called in a run."""
+        return f"valid.{self.tune.metric}" if self.tune.objective == "valid" else f"cv.cv_{self.tune.metric}_mean"
 
 
-SAMPLERS: dict[str, Callable[[Tune], Iterator[Values]]] = {"grid": grid}  # each yields the values of the trials
+class Failed(Exception):  # noqa: N818 - it ends a trial, not the search
+    """A trial that failed."""
 
 
 class Result(NamedTuple):
@@ -63,93 +90,318 @@ class Result(NamedTuple):
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Tune."""
     parser = cli.parser("tune", __doc__)
-    parser.add_argument("--sampler", choices=SAMPLERS, default="grid", help="what chooses the trials")
-    parser.add_argument("--workers", type=int, default=max(1, CORES // 2), metavar="N", help="trials at once")
+    parser.add_argument("--sampler", choices=("tpe", "random", "grid"), help="what chooses the trials")
+    parser.add_argument("--trials", type=int, metavar="N", help="how many, of all processes together")
+    parser.add_argument("--timeout", type=float, default=math.inf, metavar="SECONDS", help="begin no trial after that")
+    parser.add_argument("--workers", type=int, default=max(1, CORES // 2), metavar="N", help="trials at once, here")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler: with one worker it decides")
+    parser.add_argument("--storage", default=environ.get(STORAGE), metavar="URL", help=f"of the search; or {STORAGE}")
+    parser.add_argument("--write", action="store_true", help="write the best values into params.yaml")
     parser.add_argument("--example", metavar="NAME", help="a folder in examples/")
     args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error("--workers takes a number from 1")
+    if min(args.workers, args.trials or 1) < 1:
+        parser.error("--workers and --trials take a number from 1")
+    mine = Path("examples", args.example or "", "params.yaml").absolute() if args.example else paths.PARAMS.absolute()
     if args.example:
         os.chdir(run.workspace(args.example))
     params = config.load(paths.PARAMS)
     if params.tune is None:
         fix = "add for example  tune: {metric: roc_auc, grid: {train.params.num_leaves: [15, 31]}}"
         raise Problem("there is no section tune", paths.PARAMS, fix)
-    lower = check(params, params.tune)
-    trials = named(params, list(SAMPLERS[args.sampler](params.tune)))
+    found = planned(params, params.tune, args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with run.only_run("tune.lock"):
-            results, failed = search(params.tune.metric, trials, args, environ, lower=lower)
+        with shared() as alone:
+            results, failed = search(found, args, environ, alone=alone)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)
         return run.INTERRUPTED
     if results:
-        print(
-            "\n".join([*table(params.tune.metric, results), "", *conclusion(params.tune.metric, results, args.example)])
-        )
+        print("\n".join([*table(params.tune.metric, results), "", *conclusion(params.tune.metric, results, args)]))
+        if args.write:
+            change(mine, results[0].trial.values)
     for why in dict.fromkeys(failed.values()):
         names = ", ".join(name for name, said in failed.items() if said == why)
-        print(
-            f"error: {why}\n  where: {names}\n  fix: correct tune.grid; the same command tries them again",
-            file=sys.stderr,
-        )
+        fix = f"correct tune.{'grid' if found.sampler == 'grid' else 'space'}; the same command tries them again"
+        print(f"error: {why}\n  where: {names}\n  fix: {fix}", file=sys.stderr)
     return 2 if failed else 0
 
 
-def check(params: Params, space: Tune) -> bool:
+def planned(params: Params, tune: Tune, args: Any) -> Search:
+    """Return what is searched."""
+    lower = check(params, tune)
+    sampler = args.sampler or tune.sampler or ("tpe" if tune.space else "grid")
+    if sampler == "grid" and not tune.grid:
+        fix = "add for example  grid: {train.params.num_leaves: [15, 31]}"
+        raise Problem("tune.grid has nothing to try", f"{paths.PARAMS}: tune", fix)
+    space = dict(tune.grid) if sampler == "grid" else tune.space or dict(tune.grid)
+    slots: list[Values] = [{}] * (args.trials or tune.trials)
+    if sampler == "grid":
+        shown = {key: trial.choices(given) for key, given in space.items() if isinstance(given, list)}
+        slots = [dict(zip(shown, each, strict=True)) for each in itertools.product(*shown.values())]
+    else:  # what is there now is the first: the others have to beat it
+        slots[0] = trial.current(read_yaml(paths.PARAMS)[0], space)
+    return Search(tune, space, sampler, args.seed, lower, slots, trial.searched(params, list(space)), params)
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[bool]:
+    """Yield whether no other search goes on in this folder; then what one left that was killed is removed."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+            for path in FOLDER.glob("tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            alone = False
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield alone
+
+
+def check(params: Params, tune: Tune) -> bool:
     """Say whether lower is better; raise Problem, with its line, for a metric that is not measured and a value that cannot be tried."""
     values, lines = read_yaml(paths.PARAMS)
     known, where = statistics.names(params.task, METRICS), f"{paths.PARAMS}:{line_of(lines, ('tune', 'metric'))}"
-    if space.metric not in known:
-        refuse_name(f"tune.metric: {space.metric}", space.metric, [*known], where=where)
-    rule = rules.load(paths.GATES).metrics.get(space.metric)
-    if space.metric in METRICS and not rule:
-        raise Problem(f"it is not known which {space.metric} is better", where, f"give it a direction in {paths.GATES}")
-    for key, given in space.grid.items():
-        for number, value in enumerate(given):
+    if tune.metric not in known:
+        refuse_name(f"tune.metric: {tune.metric}", tune.metric, [*known], where=where)
+    rule = rules.load(paths.GATES).metrics.get(tune.metric)
+    if tune.metric in METRICS and not rule:
+        raise Problem(f"it is not known which {tune.metric} is better", where, f"give it a direction in {paths.GATES}")
+    tried = [("grid", *each) for each in tune.grid.items()] + [("space", *each) for each in tune.space.items()]
+    for part, key, given in tried:
+        ends = enumerate(given) if isinstance(given, list) else [("low", given.low), ("high", given.high)]
+        for place, value in ends:
             try:
                 one = config.of(replaced(values, {key: value}), lines, paths.PARAMS)
                 estimator.check(one.problem, one.train)
             except Problem as problem:
-                line = line_of(lines, ("tune", "grid", key, str(number)))
-                raise Problem(f"tune.grid: {problem.what}", f"{paths.PARAMS}:{line}", problem.fix) from problem
-    return rule.direction == "lower" if rule else space.metric in rules.LOWER
+                line = line_of(lines, ("tune", part, key, str(place)))
+                raise Problem(f"tune.{part}: {problem.what}", f"{paths.PARAMS}:{line}", problem.fix) from problem
+    return rule.direction == "lower" if rule else tune.metric in rules.LOWER
 
 
-def search(metric: str, trials: Sequence[Trial], args: Any, environ: Mapping[str, str], *, lower: bool) -> tuple[list[Result], dict[str, str]]:  # fmt: skip
-    """Run the trials that the store does not have; return the finished ones, the best first, and {name: why} of the others."""
-    mine = {"pawl.search": trials[0].identity["pawl.search"], "pawl.sampler": args.sampler}
-    name = "_".join([args.sampler, *initials(list(trials[0].values)).values()])
+@contextlib.contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Tell what the search's database did not do."""
+    import sqlalchemy
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+        said = next(iter(str(error.__cause__ or error).splitlines()), "")
+        fix = "is it up, and the address right? postgresql://... needs requirements/postgres.txt"
+        raise Unreachable(f"the search's storage does not answer: {said[:200]}", tracking.without_password(url), fix) from error  # fmt: skip
+
+
+def study(found: Search, url: str) -> Any:
+    """Return Optuna's study, made if there is none: its name is the digest of all that decides its trials."""
+    import optuna
+    import sqlalchemy
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that failed is told here
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", url)
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+    space = {key: each if isinstance(each, list) else repr(each) for key, each in found.space.items()}
+    name = trial.digest([found.digest, found.sampler, found.seed, found.measured, space])
+    for left in (2, 1, 0):  # two that make its tables at once are in each other's way
+        try:
+            storage = optuna.storages.RDBStorage(url, patience, heartbeat_interval=BEAT, grace_period=GRACE)
+            best = optuna.study.StudyDirection(1 if found.lower else 2)
+            return optuna.create_study(storage=storage, study_name=name, direction=best, load_if_exists=True)
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
+            if not left:
+                raise
+            time.sleep(1)
+    raise AssertionError
+
+
+def alive(each: Any) -> bool:
+    """Say whether a trial waits, runs, or is complete."""
+    return each.state.name in {"WAITING", "RUNNING", "COMPLETE"}
+
+
+def fill(asked: Any, slots: Sequence[Values], *, again: bool) -> None:
+    """Let every slot have a trial: what is new, what a killed process had begun, and what failed, if `again`."""
+    there: dict[int, Any] = {}
+    for each in asked.get_trials(deepcopy=False):
+        slot = each.user_attrs.get("slot", -1)
+        if alive(each) or slot not in there or not alive(there[slot]):
+            there[slot] = each
+    for slot, fixed in enumerate(slots):
+        last = there.get(slot)
+        if last is None or not (alive(last) or ("why" in last.user_attrs and not again)):
+            asked.enqueue_trial((last and last.params) or fixed, {"slot": slot})
+
+
+def bury(asked: Any, dead: Sequence[Any]) -> None:
+    """Let trials fail whose process is gone."""
+    import optuna
+
+    for each in dead:
+        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another did
+            asked.tell(each.number, state=optuna.trial.TrialState.FAIL)
+
+
+class Work:
+    """What the workers of this process share."""
+
+    def __init__(self, found: Search, args: Any, asked: Any, experiment: str, parent: str, folder: Path) -> None:
+        self.found, self.args, self.study, self.experiment, self.parent = found, args, asked, experiment, parent
+        self.folder, self.lock, self.stop, self.base = folder, threading.Lock(), threading.Event(), Path()
+        self.until, self.failed, self.workers = time.monotonic() + args.timeout, dict[str, str](), args.workers
+        commit = (train.commit() or "unknown").removesuffix("-dirty")
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(max(1, CORES // args.workers)))  # fmt: skip
+        # A trial's params.yaml is not the commit's.
+        self.environ = {tracking.HOME: str(Path.cwd()), "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty", **threads}  # fmt: skip
+
+    def __call__(self) -> None:
+        """Do trials until none is left, or the time is over. What others do is waited for: they may be killed."""
+        import optuna
+
+        silent = time.monotonic()
+        mine = optuna.load_study(study_name=self.study.study_name, storage=self.study._storage)  # noqa: SLF001 - each thread has its own
+        while not self.stop.is_set() and time.monotonic() < self.until:
+            left = [each for each in mine.get_trials(deepcopy=False) if each.state.name in {"WAITING", "RUNNING"}]
+            if waiting := [each for each in left if each.state.name == "WAITING"]:
+                # Its own seed per trial: what was killed goes on as if it had not been.
+                seed = self.found.seed * 1_000_003 + waiting[0].user_attrs["slot"]
+                samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler}
+                mine.sampler = samplers.get(self.found.sampler, optuna.samplers.RandomSampler)(seed=seed)
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead
+                    mine.optimize(self.attempt, n_trials=1, catch=(Failed,))
+                silent = time.monotonic()
+                continue
+            optuna.storages.fail_stale_trials(mine)
+            if time.monotonic() - silent > GRACE:  # killed before their first sign of life
+                bury(mine, [each for each in left if "begun" not in each.user_attrs])
+            fill(mine, self.found.slots, again=False)
+            if not any(each.state.name in {"WAITING", "RUNNING"} for each in mine.get_trials(deepcopy=False)):
+                return
+            self.stop.wait(1)
+
+    def attempt(self, asked: Any) -> float:
+        """Return what a trial measures; it runs, unless the store has it."""
+        import optuna
+
+        slot = asked.user_attrs.get("slot")
+        others = [each for each in asked.study.get_trials(deepcopy=False) if each.number < asked.number and alive(each)]
+        if slot is None or slot in {each.user_attrs.get("slot") for each in others}:  # two processes filled it
+            raise optuna.TrialPruned
+        asked.set_user_attr("begun", 1)
+        values = trial.suggested(asked, self.found.space)
+        one = self.found.name(values)
+        asked.set_user_attr("values", values)
+        done, why = self.known(one), ""
+        if known := done is None:
+            why = attempt(self.made(), one, self.parent, self.environ)
+            if self.stop.is_set():
+                raise Failed
+            done = self.known(one)
+        value = done.data.metrics.get(self.found.measured, math.nan) if done else math.nan
+        if not math.isfinite(value):
+            why = why or f"its {self.found.tune.metric} is not a number"
+            self.lost(one, why, new=done is None)
+            asked.set_user_attr("why", why)
+        word = "failed" if why else "done" if known else "known"
+        print(f"{slot + 1} of {len(self.found.slots)}  {one.name}  {word}", file=sys.stderr, flush=True)
+        if why:
+            raise Failed(why)
+        return float(value)
+
+    def known(self, one: Trial) -> Any:
+        """Return a trial's run, if it is finished."""
+        with self.lock, tracking.store() as store:
+            return finished(store, self.experiment, one)
+
+    def lost(self, one: Trial, why: str, *, new: bool) -> None:
+        """Note a trial that failed."""
+        with self.lock, tracking.store() as store:
+            self.failed[one.name] = why
+            if new:
+                lost = tracking.begun(store, self.experiment, one.identity, one.name, self.parent).info.run_id
+                record(store, lost, "FAILED", {"mlflow.note.content": f"failed: {why}"}, one.values)
+
+    def made(self) -> Path:
+        """Return a folder in which all that comes before training has run: once, for all."""
+        with self.lock:
+            if self.base == Path():
+                base = workspace.made(self.folder.absolute() / "base", Path())
+                workspace.share(base, read_yaml(paths.PARAMS)[0]["ingest"])
+                code, why = workspace.call(base, "scripts.run", "featurize")
+                if code:
+                    raise Problem(f"no trial can run: {why}", paths.PARAMS, "`make run` says more")
+                self.base = base
+            return self.base
+
+
+def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool) -> tuple[list[Result], dict[str, str]]:
+    """Run the trials that nobody has run; return the finished ones, the best first, and {name: why} of the others."""
+    mine = {"pawl.search": found.digest, "pawl.sampler": found.sampler}
+    name = "_".join([found.sampler, *initials(list(found.space)).values()])
     with tracking.store() as store:
         experiment = store.experiment(track.experiment(environ))
         parent = tracking.begun(store, experiment, mine, name).info.run_id
-        todo = [each for each in trials if not finished(store, experiment, each)]
-        if todo:
-            store.client.update_run(parent, "RUNNING")
-    workers, known = min(args.workers, len(todo)), len(trials) - len(todo)
-    print(f"{len(trials)} trials: {known} are finished, {len(todo)} run, {workers} at once", file=sys.stderr)
-    failed = attempt_all(todo, workers, parent) if todo else {}
+        store.client.update_run(parent, "RUNNING")
+    url = args.storage or f"sqlite:///{FOLDER.absolute()}/study.db"
+    with answering(url), tempfile.TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as folder:
+        asked = study(found, url)
+        if alone and not args.storage:  # nobody else can be at it
+            bury(asked, [each for each in asked.get_trials(deepcopy=False) if each.state.name == "RUNNING"])
+        fill(asked, found.slots, again=True)
+        complete = sum(each.state.name == "COMPLETE" for each in asked.get_trials(deepcopy=False))
+        todo = max(len(found.slots) - complete, 0)
+        workers = min(args.workers, todo)
+        print(f"{len(found.slots)} trials: {complete} are finished, {todo} run, {workers} at once", file=sys.stderr)
+        work = Work(found, args, asked, experiment, parent, Path(folder))
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            going = [pool.submit(work) for _ in range(workers)]
+            try:
+                for each in as_completed(going):
+                    each.result()
+            except BaseException:
+                work.stop.set()
+                while not all(each.done() for each in going):
+                    run.end_children()
+                    time.sleep(0.1)
+                raise
+        done = [each for each in asked.get_trials() if each.state.name == "COMPLETE"]
+        if left := len(found.slots) - len(done) - len(work.failed):
+            print(f"{left} trials are left: the same command goes on", file=sys.stderr)
+        drawn = pictures(asked, found.tune.metric) if len(done) > 1 else ""
     with tracking.store() as store, tempfile.TemporaryDirectory() as folder:
-        for each in todo:
-            if why := failed.get(each.name):
-                lost = tracking.begun(store, experiment, each.identity, each.name, parent).info.run_id
-                record(store, lost, "FAILED", {"mlflow.note.content": f"failed: {why}"}, each.values)
-        runs = [(each, found) for each in trials if (found := finished(store, experiment, each))]
-        results = ranked(metric, store, runs, Path(folder), lower=lower)
-        measured = {each.trial.name for each in results}
-        failed |= {each.name: f"its {metric} is not a number" for each, _ in runs if each.name not in measured}
-        tags = {"pawl.metric": metric}
+        trials = {each.identity["pawl.trial"]: each for each in (found.name(one.user_attrs["values"]) for one in done)}
+        runs = [(each, there) for each in trials.values() if (there := finished(store, experiment, each))]
+        missing = {each.name for each in trials.values()} - {each.name for each, _ in runs}
+        work.failed |= dict.fromkeys(sorted(missing), f"it is finished, and not in {store.shown}: set {tracking.URI} to where all write")  # fmt: skip
+        results = ranked(found, store, runs, Path(folder))
+        tags = {"pawl.metric": found.tune.metric}
         if results:
             best, others = results[0], {each.trial.name: round(each.p, 6) for each in results[1:SHOWN]}
-            tags |= {"pawl.best": best.run.info.run_id, "pawl.best_name": best.trial.name}
-            tags |= {
-                "pawl.best_values": json.dumps(best.trial.values, default=str),
-                "pawl.compared": json.dumps(others),
-            }
-            tags |= {"mlflow.note.content": sentence(metric, results)}
+            values = json.dumps(best.trial.values, default=str)
+            tags |= {"pawl.best": best.run.info.run_id, "pawl.best_name": best.trial.name, "pawl.best_values": values}
+            tags |= {"pawl.compared": json.dumps(others), tracking.NOTE: sentence(found.tune.metric, results)}
+        if drawn:
+            (to := Path(folder) / "pictures").mkdir()
+            (to / "search.html").write_text(drawn, encoding="utf-8")
+            tracking.send(store, store.client.get_run(parent).info.artifact_uri, to)
         record(store, parent, "FINISHED" if results else "FAILED", tags)
-    return results, failed
+    return results, work.failed
+
+
+def pictures(asked: Any, metric: str) -> str:
+    """Return a page: the search's course, its values side by side, and how much each matters."""
+    from optuna import importance, visualization
+
+    drawn = [visualization.plot_optimization_history(asked, target_name=metric)]
+    drawn.append(visualization.plot_parallel_coordinate(asked, target_name=metric))
+    with contextlib.suppress(ValueError, RuntimeError):  # where all are alike there is no importance
+        drawn.append(visualization.plot_param_importances(asked, evaluator=importance.PedAnovaImportanceEvaluator(), target_name=metric))  # fmt: skip
+    parts = [each.to_html(full_html=False, include_plotlyjs=not number) for number, each in enumerate(drawn)]
+    return f'<!doctype html><meta charset="utf-8"><title>{metric}</title>{"".join(parts)}'
 
 
 def finished(store: Store, experiment: str, trial: Trial) -> Any:
@@ -167,53 +419,18 @@ def record(store: Store, run: str, status: str, tags: Mapping[str, str], params:
     store.client.set_terminated(run, status)
 
 
-def attempt_all(todo: Sequence[Trial], workers: int, parent: str) -> dict[str, str]:
-    """Run trials, some at once; return {name: why} of those that failed. What comes before training runs once, for all."""
-    shutil.rmtree(FOLDER, ignore_errors=True)  # of a search that was killed
-    FOLDER.mkdir(parents=True)
-    failed: dict[str, str] = {}
-    commit = (train.commit() or "unknown").removesuffix("-dirty")
-    environ = {
-        tracking.HOME: str(Path.cwd()),
-        "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty",  # a trial's params.yaml is not the commit's
-        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(max(1, CORES // workers))),
-    }  # fmt: skip
-    waiting: dict[Future[str], Trial] = {}
-    with (
-        tempfile.TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as folder,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        try:
-            base = workspace.made(Path(folder).absolute() / "base", Path())
-            workspace.share(base, read_yaml(paths.PARAMS)[0]["ingest"])
-            code, why = workspace.call(base, "scripts.run", "featurize")
-            if code:
-                raise Problem(f"no trial can run: {why}", paths.PARAMS, "`make run` says more")
-            waiting = {pool.submit(attempt, base, each, parent, environ): each for each in todo}
-            for count, done in enumerate(as_completed(waiting), 1):
-                name, why = waiting[done].name, done.result()
-                print(f"{count} of {len(todo)}  {name}  {'failed' if why else 'done'}", file=sys.stderr, flush=True)
-                failed |= {name: why} if why else {}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(each.done() for each in waiting):
-                run.end_children()
-                time.sleep(0.1)
-            raise
-    return failed
-
-
-def ranked(metric: str, store: Store, runs: Sequence[tuple[Trial, Any]], folder: Path, *, lower: bool) -> list[Result]:
+def ranked(search: Search, store: Store, runs: Sequence[tuple[Trial, Any]], folder: Path) -> list[Result]:
     """Return the trials that have the metric, the best first, each tested against the best on the same validation rows."""
     found: dict[str, tuple[Result, answers.Answers]] = {}
-    for trial, each in runs:
-        value, low, high = (each.data.metrics.get(f"valid.{metric}{end}", math.nan) for end in ("", ".low", ".high"))
+    for one, each in runs:
+        value, low, high = (each.data.metrics.get(f"{search.measured}{end}", math.nan) for end in ("", ".low", ".high"))
         if math.isfinite(value):
             (to := folder / each.info.run_id).mkdir()
             path = store.download(each.info.artifact_uri, str(paths.VALID_ANSWERS), to)
             theirs = answers.load(path.read_bytes(), path)
-            found[trial.name] = Result(trial, each, Value(value, low, high, len(theirs.rows))), theirs
-    first = sorted(found.values(), key=lambda each: (each[0].value.value or 0) * (1 if lower else -1))
+            found[one.name] = Result(one, each, Value(value, low, high, len(theirs.rows))), theirs
+    first = sorted(found.values(), key=lambda each: (each[0].value.value or 0) * (1 if search.lower else -1))
+    metric = search.tune.metric
     p = statistics.from_best(metric, [theirs for _, theirs in first], METRICS.get(metric))
     return [each._replace(p=one) for (each, _), one in zip(first, p, strict=True)]
 
@@ -246,11 +463,12 @@ def sentence(metric: str, results: Sequence[Result]) -> str:
     return f"{said}; {len(alike)} of {len(others)} others cannot be told from it{names}."
 
 
-def conclusion(metric: str, results: Sequence[Result], example: str | None) -> list[str]:
+def conclusion(metric: str, results: Sequence[Result], args: Any) -> list[str]:
     """Return what the table means, and what to do next."""
     warning = "It was chosen on validation rows, where the best of many looks better than it is: the test rows still have to judge it."
     rule = rules.load(paths.GATES).metrics.get(metric)
     least = f" --min {rule.floor}" if rule and rule.floor is not None else ""
+    example = args.example
     where, again = f"examples/{example}/" if example else "", f" EXAMPLE={example}" if example else ""
     other = "" if example else f", or `python -m scripts.promote --best {metric}{least}`"
     values = [f"  {key}: {json.dumps(value, default=str)}" for key, value in results[0].trial.values.items()]
@@ -260,7 +478,8 @@ def conclusion(metric: str, results: Sequence[Result], example: str | None) -> l
             verdict = "is worse" if each.p < LEVEL else "cannot be told from it"
             warning = f"What params.yaml has now, {each.trial.told}, {verdict} (p {each.p:.3f}). {warning}"
     said = [textwrap.fill(each, 80, break_on_hyphens=False) for each in (sentence(metric, results), warning)]
-    return [*said, "", f"next: put into {where}params.yaml", *values, f"and `make run{again}`{other}"]
+    put = "written into" if args.write else "next: put into"
+    return [*said, "", f"{put} {where}params.yaml", *values, f"and `make run{again}`{other}"]
 
 
 if __name__ == "__main__":

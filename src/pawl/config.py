@@ -158,11 +158,32 @@ class Evaluate(Section):
     bootstrap: typing.Annotated[int, msgspec.Meta(ge=20)] = 200
 
 
+class Range(Section):
+    """Numbers from low to high; whole ones, if both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False  # as many between 1 and 10 as between 10 and 100
+    step: Positive | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Say whether its numbers are whole."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Space = dict[str, Range | list[Any]]  # by dotted key of params.yaml; a list: one of its values
+
+
 class Tune(Section):
     """What scripts.tune tries. No stage reads it."""
 
-    metric: str  # on the validation rows
-    grid: dict[str, Any]  # {dotted key of params.yaml: list of its values}
+    metric: str
+    grid: dict[str, Any] = {}  # {dotted key of params.yaml: list of its values}
+    space: Space = {}
+    sampler: Literal["tpe", "random", "grid"] | None = None  # without it tpe for a space, grid for a grid
+    trials: typing.Annotated[int, msgspec.Meta(ge=1)] = 20  # a grid has its own number
+    objective: Literal["valid", "folds"] = "valid"  # measured on the validation rows, or the mean of evaluate.folds
 
 
 class Drift(Section):
@@ -219,7 +240,8 @@ def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key 
         for name, hint in _fields(kind).items():  # msgspec does not say which entry of a mapping is wrong
             if _values(hint) and isinstance(values.get(name), dict):
                 for word, entry in values[name].items():
-                    typed(_values(hint), entry, lines, path, (*at, name, str(word)))
+                    one = _values(hint) if isinstance(entry, dict) else typing.get_args(hint)[1]
+                    typed(one, entry, lines, path, (*at, name, str(word)))
     try:
         return msgspec.convert(values, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -333,20 +355,36 @@ def _check(params: Params, path: Path, lines: Mapping[Key, int]) -> None:
         if wrong:
             raise Problem(what, f"{path}:{line_of(lines, tuple(key))}", fix)
     if params.tune:
-        _check_grid(params.tune.grid, path, lines)
+        _check_tune(params.tune, params.evaluate.folds, path, lines)
 
 
-def _check_grid(grid: Mapping[str, Any], path: Path, lines: Mapping[Key, int]) -> None:
-    """Refuse keys that change the rows on which trials are compared, and what is no list of different values."""
-    at = ("tune", "grid")
-    if not grid:
-        raise Problem("tune.grid has nothing to try", f"{path}:{line_of(lines, at)}", "add for example  train.params.num_leaves: [15, 31]")  # fmt: skip
-    for key, given in grid.items():
-        here = f"{path}:{line_of(lines, (*at, key))}"
+def _check_tune(tune: Tune, folds: int, path: Path, lines: Mapping[Key, int]) -> None:
+    """Refuse keys that change the rows on which trials are compared, and what is no list of different values, or no range."""
+
+    def refuse(what: str, fix: str, *key: str) -> None:
+        raise Problem(what, f"{path}:{line_of(lines, ('tune', *key))}", fix)
+
+    part = "grid" if tune.sampler == "grid" or not tune.space else "space"
+    if not (tune.grid or tune.space) or (tune.sampler == "grid" and not tune.grid):
+        refuse(f"tune.{part} has nothing to try", "add for example  train.params.num_leaves: [15, 31]", part)
+    if tune.objective == "folds" and folds < 2:
+        refuse("tune.objective: folds has no folds", "set evaluate.folds: 5", "objective")
+    for part, key, given in [("grid", *each) for each in tune.grid.items()] + [("space", *each) for each in tune.space.items()]:  # fmt: skip
         if key.split(".")[0] not in TUNABLE:
-            raise Problem(f"tune.grid: {key} cannot be tried", here, f"trials are compared on the same rows: keys begin with {', '.join(TUNABLE)}")  # fmt: skip
+            refuse(f"tune.{part}: {key} cannot be tried", f"trials are compared on the same rows: keys begin with {', '.join(TUNABLE)}", part, key)  # fmt: skip
+        if isinstance(given, Range):
+            step = given.step
+            for wrong, what, fix, *inner in (
+                (given.low >= given.high, "low is not below high", "make high the larger", "low"),
+                (given.log and given.low <= 0, "the logarithm needs low above 0", "raise low, or remove log", "low"),
+                (given.log and step, "log and step exclude each other", "remove one of them", "step"),
+                (given.whole and step and step != int(step), "whole numbers have a whole step", "write ends with a point, 1.0 for 1", "step"),
+            ):  # fmt: skip
+                if wrong:
+                    refuse(f"tune.{part}.{key}: {what}", fix, part, key, *inner)
+            continue
         if not isinstance(given, list) or not given:
-            raise Problem(f"tune.grid.{key} is no list of values", here, f"for example  {key}: [15, 31]")
+            refuse(f"tune.{part}.{key} is no list of values", f"for example  {key}: [15, 31]", part, key)
         for number, value in enumerate(given):
             if value in given[:number]:
-                raise Problem(f"tune.grid.{key}: {value} stands there twice", f"{path}:{line_of(lines, (*at, key, str(number)))}", "remove one of them")  # fmt: skip
+                refuse(f"tune.{part}.{key}: {value} stands there twice", "remove one of them", part, key, str(number))

@@ -1,6 +1,7 @@
 """YAML files that people edit: read with the line of every key, so that a mistake can be pointed at."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,88 @@ def _keys(node: Any, prefix: Key) -> Iterator[tuple[Key, int]]:
     for word, place, value in found:
         yield (*prefix, str(word)), place.start_mark.line + 1
         yield from _keys(value, (*prefix, str(word)))
+
+
+def change(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values into a YAML file, by dotted key, and change nothing else in it; what is absent is added to its section.
+
+    A comment behind a value keeps its column. Raise Problem, with the file as it was, for a value that stands in several lines.
+    """
+    found = read_yaml(path)[0]  # says what is wrong with the file
+    with path.open(encoding="utf-8", newline="") as file:
+        before = text = file.read()
+    try:
+        for key, value in values.items():
+            text = _changed(text, key.split("."), value, path)
+            put(found, key, value)
+        same = yaml.load(text, Loader=yaml.CSafeLoader) == found
+    except yaml.YAMLError:
+        same = False
+    if not same:  # an anchor, for one, whose value stands elsewhere too
+        raise Problem(
+            "the values cannot be written without changing others", path, f"write them by hand: {dict(values)}"
+        )
+    if text != before:
+        target = path.resolve()
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        with new.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        new.chmod(target.stat().st_mode)
+        new.replace(target)
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value by dotted key, in sections that are made where there are none."""
+    *parts, last = key.split(".")
+    for part in parts:
+        values[part] = values[part] if isinstance(values.get(part), dict) else {}
+        values = values[part]
+    values[last] = value
+
+
+def _changed(text: str, parts: list[str], value: Any, path: Path) -> str:
+    """Return the text with one value in the place of another, or with one key more."""
+    node: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
+    rest = list(parts)
+    while rest and isinstance(node, yaml.MappingNode):
+        inner = next((each for name, each in node.value if name.value == rest[0]), None)
+        if inner is None:
+            break
+        node, rest = inner, rest[1:]
+    start, end = node.start_mark.index, node.end_mark.index
+    if rest and isinstance(node, yaml.MappingNode) and node.value:
+        for part in reversed(rest[1:]):
+            value = {part: value}
+        return _added(text, node, f"{rest[0]}: {_flow(value)}")
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        where = f"{path}:{node.start_mark.line + 1}"
+        raise Problem(f"{'.'.join(parts)} stands in several lines", where, "write it in one line, in {} or []")
+    for part in reversed(rest):  # below a section that is empty
+        value = {part: value}
+    new, line_end = _flow(value), text.find("\n", end) % (len(text) + 1)
+    space = len(text[end:line_end]) - len(text[end:line_end].lstrip(" "))
+    if text[end + space : end + space + 1] == "#":
+        new += " " * max(space + end - start - len(new), 1)
+        end += space
+    return text[:start] + ("" if text[start - 1 : start] in {" ", "\n", "[", "{"} else " ") + new + text[end:]
+
+
+def _added(text: str, section: yaml.MappingNode, entry: str) -> str:
+    """Return the text with an entry at the end of a section that has others."""
+    name, last = section.value[-1]
+    if section.flow_style:
+        return text[: last.end_mark.index] + f", {entry}" + text[last.end_mark.index :]
+    while isinstance(last, yaml.CollectionNode) and not last.flow_style and last.value:
+        last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
+    place, newline = text.find("\n", last.end_mark.index), "\r\n" if "\r\n" in text else "\n"
+    place, before = (len(text), newline) if place < 0 else (place + 1, "")
+    return f"{text[:place]}{before}{' ' * name.start_mark.column}{entry}{newline}{text[place:]}"
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML writes it in one line."""
+    said = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return said.strip().removesuffix("...").strip()
 
 
 def line_of(lines: Mapping[Key, int], key: Key) -> int:
