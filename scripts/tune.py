@@ -48,6 +48,7 @@ STORAGE = "PAWL_TUNE_STORAGE"
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 LEVEL = 0.05
 SHOWN = 20  # trials in the table
+ALIVE = ("WAITING", "RUNNING", "COMPLETE")
 BEAT, GRACE = 10, 60  # seconds: a process that works says so; after a silence its trial is another's
 
 
@@ -190,7 +191,7 @@ def answering(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         said = next(iter(str(error.__cause__ or error).splitlines()), "")
         fix = "is it up, and the address right? postgresql://... needs requirements/postgres.txt"
         raise Unreachable(f"the search's storage does not answer: {said[:200]}", tracking.without_password(url), fix) from error  # fmt: skip
@@ -219,67 +220,64 @@ def study(found: Search, url: str) -> Any:
     raise AssertionError
 
 
-def alive(each: Any) -> bool:
-    """Say whether a trial waits, runs, or is complete."""
-    return each.state.name in {"WAITING", "RUNNING", "COMPLETE"}
+def of(asked: Any, *states: str) -> list[Any]:
+    """Return the trials of a study that are in these states."""
+    return [each for each in asked.get_trials(deepcopy=False) if each.state.name in states]
 
 
 def fill(asked: Any, slots: Sequence[Values], *, again: bool) -> None:
     """Let every slot have a trial: what is new, what a killed process had begun, and what failed, if `again`."""
-    there: dict[int, Any] = {}
-    for each in asked.get_trials(deepcopy=False):
-        slot = each.user_attrs.get("slot", -1)
-        if alive(each) or slot not in there or not alive(there[slot]):
-            there[slot] = each
+    taken = {each.user_attrs.get("slot") for each in of(asked, *ALIVE)}
+    lost = {each.user_attrs.get("slot"): each for each in of(asked, "FAIL")}
     for slot, fixed in enumerate(slots):
-        last = there.get(slot)
-        if last is None or not (alive(last) or ("why" in last.user_attrs and not again)):
+        last = lost.get(slot)
+        if slot not in taken and (again or not last or "why" not in last.user_attrs):
             asked.enqueue_trial((last and last.params) or fixed, {"slot": slot})
 
 
-def bury(asked: Any, dead: Sequence[Any]) -> None:
+def bury(asked: Any, dead: Sequence[int]) -> None:
     """Let trials fail whose process is gone."""
     import optuna
 
-    for each in dead:
+    for number in dead:
         with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another did
-            asked.tell(each.number, state=optuna.trial.TrialState.FAIL)
+            asked.tell(number, state=optuna.trial.TrialState.FAIL)
 
 
 class Work:
     """What the workers of this process share."""
 
     def __init__(self, found: Search, args: Any, asked: Any, experiment: str, parent: str, folder: Path) -> None:
-        self.found, self.args, self.study, self.experiment, self.parent = found, args, asked, experiment, parent
-        self.folder, self.lock, self.stop, self.base = folder, threading.Lock(), threading.Event(), Path()
-        self.until, self.failed, self.workers = time.monotonic() + args.timeout, dict[str, str](), args.workers
+        self.found, self.study, self.experiment, self.parent, self.folder = found, asked, experiment, parent, folder
+        self.lock, self.stop, self.base, self.failed = threading.Lock(), threading.Event(), Path(), dict[str, str]()
+        self.until = time.monotonic() + args.timeout
         commit = (train.commit() or "unknown").removesuffix("-dirty")
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(max(1, CORES // args.workers)))  # fmt: skip
-        # A trial's params.yaml is not the commit's.
-        self.environ = {tracking.HOME: str(Path.cwd()), "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty", **threads}  # fmt: skip
+        self.environ = {
+            tracking.HOME: str(Path.cwd()),
+            "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty",  # a trial's params.yaml is not the commit's
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(max(1, CORES // args.workers))),
+        }  # fmt: skip
 
     def __call__(self) -> None:
         """Do trials until none is left, or the time is over. What others do is waited for: they may be killed."""
         import optuna
 
-        silent = time.monotonic()
-        mine = optuna.load_study(study_name=self.study.study_name, storage=self.study._storage)  # noqa: SLF001 - each thread has its own
-        while not self.stop.is_set() and time.monotonic() < self.until:
-            left = [each for each in mine.get_trials(deepcopy=False) if each.state.name in {"WAITING", "RUNNING"}]
-            if waiting := [each for each in left if each.state.name == "WAITING"]:
+        mine = optuna.load_study(study_name=self.study.study_name, storage=self.study._storage)  # noqa: SLF001 - a thread has its own
+        kind = optuna.samplers.TPESampler if self.found.sampler == "tpe" else optuna.samplers.RandomSampler
+        mute: dict[int, float] = {}
+        while not self.stop.is_set() and (now := time.monotonic()) < self.until:
+            if waiting := of(mine, "WAITING"):
                 # Its own seed per trial: what was killed goes on as if it had not been.
-                seed = self.found.seed * 1_000_003 + waiting[0].user_attrs["slot"]
-                samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler}
-                mine.sampler = samplers.get(self.found.sampler, optuna.samplers.RandomSampler)(seed=seed)
+                mine.sampler = kind(seed=self.found.seed * 1_000_003 + waiting[0].user_attrs["slot"])
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead
                     mine.optimize(self.attempt, n_trials=1, catch=(Failed,))
-                silent = time.monotonic()
                 continue
             optuna.storages.fail_stale_trials(mine)
-            if time.monotonic() - silent > GRACE:  # killed before their first sign of life
-                bury(mine, [each for each in left if "begun" not in each.user_attrs])
+            # Killed before its first sign of life, a trial would never be stale.
+            mute = {each.number: mute.get(each.number, now) for each in of(mine, "RUNNING") if "values" not in each.user_attrs}  # fmt: skip
+            bury(mine, [number for number, since in mute.items() if now - since > GRACE])
             fill(mine, self.found.slots, again=False)
-            if not any(each.state.name in {"WAITING", "RUNNING"} for each in mine.get_trials(deepcopy=False)):
+            if not of(mine, "WAITING", "RUNNING"):
                 return
             self.stop.wait(1)
 
@@ -288,28 +286,29 @@ class Work:
         import optuna
 
         slot = asked.user_attrs.get("slot")
-        others = [each for each in asked.study.get_trials(deepcopy=False) if each.number < asked.number and alive(each)]
-        if slot is None or slot in {each.user_attrs.get("slot") for each in others}:  # two processes filled it
-            raise optuna.TrialPruned
-        asked.set_user_attr("begun", 1)
+        if slot in {
+            None,
+            *(each.user_attrs.get("slot") for each in of(asked.study, *ALIVE) if each.number < asked.number),
+        }:
+            raise optuna.TrialPruned  # two processes filled it
         values = trial.suggested(asked, self.found.space)
-        one = self.found.name(values)
         asked.set_user_attr("values", values)
-        done, why = self.known(one), ""
-        if known := done is None:
+        one, why = self.found.name(values), ""
+        done = self.known(one)
+        word = "known" if done else "done"
+        if not done:
             why = attempt(self.made(), one, self.parent, self.environ)
             if self.stop.is_set():
                 raise Failed
             done = self.known(one)
         value = done.data.metrics.get(self.found.measured, math.nan) if done else math.nan
         if not math.isfinite(value):
-            why = why or f"its {self.found.tune.metric} is not a number"
-            self.lost(one, why, new=done is None)
+            word, why = "failed", why or f"its {self.found.tune.metric} is not a number"
+            self.lost(one, why, new=not done)
             asked.set_user_attr("why", why)
-        word = "failed" if why else "done" if known else "known"
         print(f"{slot + 1} of {len(self.found.slots)}  {one.name}  {word}", file=sys.stderr, flush=True)
         if why:
-            raise Failed(why)
+            raise Failed
         return float(value)
 
     def known(self, one: Trial) -> Any:
@@ -350,9 +349,9 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
     with answering(url), tempfile.TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as folder:
         asked = study(found, url)
         if alone and not args.storage:  # nobody else can be at it
-            bury(asked, [each for each in asked.get_trials(deepcopy=False) if each.state.name == "RUNNING"])
+            bury(asked, [each.number for each in of(asked, "RUNNING")])
         fill(asked, found.slots, again=True)
-        complete = sum(each.state.name == "COMPLETE" for each in asked.get_trials(deepcopy=False))
+        complete = len(of(asked, "COMPLETE"))
         todo = max(len(found.slots) - complete, 0)
         workers = min(args.workers, todo)
         print(f"{len(found.slots)} trials: {complete} are finished, {todo} run, {workers} at once", file=sys.stderr)
@@ -368,7 +367,7 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
                     run.end_children()
                     time.sleep(0.1)
                 raise
-        done = [each for each in asked.get_trials() if each.state.name == "COMPLETE"]
+        done = of(asked, "COMPLETE")
         if left := len(found.slots) - len(done) - len(work.failed):
             print(f"{left} trials are left: the same command goes on", file=sys.stderr)
         drawn = pictures(asked, found.tune.metric) if len(done) > 1 else ""
@@ -399,7 +398,7 @@ def pictures(asked: Any, metric: str) -> str:
     drawn = [visualization.plot_optimization_history(asked, target_name=metric)]
     drawn.append(visualization.plot_parallel_coordinate(asked, target_name=metric))
     with contextlib.suppress(ValueError, RuntimeError):  # where all are alike there is no importance
-        drawn.append(visualization.plot_param_importances(asked, evaluator=importance.PedAnovaImportanceEvaluator(), target_name=metric))  # fmt: skip
+        drawn.append(visualization.plot_param_importances(asked, evaluator=importance.FanovaImportanceEvaluator(seed=0), target_name=metric))  # fmt: skip
     parts = [each.to_html(full_html=False, include_plotlyjs=not number) for number, each in enumerate(drawn)]
     return f'<!doctype html><meta charset="utf-8"><title>{metric}</title>{"".join(parts)}'
 
@@ -473,10 +472,14 @@ def conclusion(metric: str, results: Sequence[Result], args: Any) -> list[str]:
     other = "" if example else f", or `python -m scripts.promote --best {metric}{least}`"
     values = [f"  {key}: {json.dumps(value, default=str)}" for key, value in results[0].trial.values.items()]
     raw = read_yaml(paths.PARAMS)[0]
-    for each in results[1:]:
-        if replaced(raw, each.trial.values) == replaced(raw, {}):
-            verdict = "is worse" if each.p < LEVEL else "cannot be told from it"
-            warning = f"What params.yaml has now, {each.trial.told}, {verdict} (p {each.p:.3f}). {warning}"
+    now = next((each for each in results if replaced(raw, each.trial.values) == replaced(raw, {})), None)
+    if now is None:
+        warning = f"What params.yaml has now is none of the trials. {warning}"
+    elif now is results[0]:
+        warning = f"That is what params.yaml has now. {warning}"
+    else:
+        verdict = "is worse" if now.p < LEVEL else "cannot be told from it"
+        warning = f"What params.yaml has now, {now.trial.told}, {verdict} (p {now.p:.3f}). {warning}"
     said = [textwrap.fill(each, 80, break_on_hyphens=False) for each in (sentence(metric, results), warning)]
     put = "written into" if args.write else "next: put into"
     return [*said, "", f"{put} {where}params.yaml", *values, f"and `make run{again}`{other}"]

@@ -242,6 +242,8 @@ def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key 
                 for word, entry in values[name].items():
                     one = _values(hint) if isinstance(entry, dict) else typing.get_args(hint)[1]
                     typed(one, entry, lines, path, (*at, name, str(word)))
+            elif _section(hint) and isinstance(values.get(name), dict):
+                typed(_section(hint), values[name], lines, path, (*at, name))
     try:
         return msgspec.convert(values, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -314,7 +316,7 @@ def _allowed(kind: Any, key: Key) -> str:
 
 WORDS = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing",
-    tuple: "a list", dict: "a mapping",
+    tuple: "a list", list: "a list", dict: "a mapping",
 }  # fmt: skip
 
 
@@ -364,9 +366,9 @@ def _check_tune(tune: Tune, folds: int, path: Path, lines: Mapping[Key, int]) ->
     def refuse(what: str, fix: str, *key: str) -> None:
         raise Problem(what, f"{path}:{line_of(lines, ('tune', *key))}", fix)
 
-    part = "grid" if tune.sampler == "grid" or not tune.space else "space"
     if not (tune.grid or tune.space) or (tune.sampler == "grid" and not tune.grid):
-        refuse(f"tune.{part} has nothing to try", "add for example  train.params.num_leaves: [15, 31]", part)
+        place = "sampler" if tune.space else "grid"
+        refuse("tune.grid has nothing to try", "add for example  train.params.num_leaves: [15, 31]", place)
     if tune.objective == "folds" and folds < 2:
         refuse("tune.objective: folds has no folds", "set evaluate.folds: 5", "objective")
     for part, key, given in [("grid", *each) for each in tune.grid.items()] + [("space", *each) for each in tune.space.items()]:  # fmt: skip

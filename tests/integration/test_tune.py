@@ -138,7 +138,12 @@ def test_of_a_grid_that_grew_what_is_new_runs_and_a_trial_that_fails_stops_no_ot
         search.space(GRID)
     new = {name: each for name, each in search.runs.items() if name not in {*search.found, "grid_nl_lr"}}
 
-    assert "4 trials: 2 are finished, 2 run" in done.stderr
+    assert sorted(line.split()[-1] for line in done.stderr.splitlines() if " of 4 " in line) == [
+        "done",
+        "failed",
+        "known",
+        "known",
+    ]
     status = {name: each.info.status for name, each in new.items()}
     assert status == {"lgbm_nl_4_lr_-1": "FAILED", "lgbm_nl_4_lr_0.1": "FINISHED"}
     assert {each.data.tags["mlflow.parentRunId"] for each in new.values()} == {search.parent.info.run_id}
@@ -156,6 +161,8 @@ def test_of_a_grid_that_grew_what_is_new_runs_and_a_trial_that_fails_stops_no_ot
         ({"grid": {"train.early_stoping": [3]}}, "    - 3", "train.early_stoping is not a known name", "did you mean early_stopping?"),
         ({"grid": {"train.early_stopping": [3, "many"]}}, "    - many", "train.early_stopping: expected `int`", "a whole number"),
         ({"grid": {"train.params.random_state": [3]}}, "    - 3", "has a key of its own", "set train.seed"),
+        ({"space": {LEAVES: {"low": 1, "high": 9}}}, "      low: 1", "num_leaves", "train.params"),
+        ({"space": {"train.early_stopping": {"low": 1.5, "high": 9}}}, "      low: 1.5", "train.early_stopping: expected `int`", "a whole number"),
         ({"grid": {"prepare.seed": [3]}}, "    prepare.seed:", "prepare.seed cannot be tried", "train, featurize, threshold"),
     ],
 )  # fmt: skip

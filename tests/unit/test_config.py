@@ -63,6 +63,18 @@ WRONG = {
     "a value that stands twice": ("num_leaves: [7, 15, 31]", "num_leaves: [7, 15, 7]", "num_leaves: 7 stands there twice", "remove one"),
     "a key that changes the rows": ("train.params.num_leaves: [7, 15, 31]", "prepare.seed: [0, 1]", "prepare.seed cannot be tried", "begin with train, featurize, threshold"),
     "a misspelt key of the search": ("  metric: roc_auc", "  metrik: roc_auc", "tune.metrik is not a known name", "did you mean metric?"),
+    "ends the wrong way round": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 31, high: 7}", "tune.space.train.params.num_leaves: low is not below high", "make high the larger"),
+    "a logarithm from zero": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 0, high: 7, log: true}", "the logarithm needs low above 0", "raise low, or remove log"),
+    "steps of a logarithm": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 1, high: 7, log: true, step: 2}", "log and step exclude each other", "remove one"),
+    "half steps of whole numbers": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 1, high: 7, step: 0.5}", "whole numbers have a whole step", "ends with a point"),
+    "a misspelt end": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 1, hihg: 7}", "hihg is not a known name", "did you mean high?"),
+    "an end that is a text": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: {low: 1e-3, high: 7}", "low: expected `int | float`, got `str`", "write 0.001"),
+    "a value for a range": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    train.params.num_leaves: 7", "expected `object | array`", "a section with low, high, log, step or a list"),
+    "a range that changes the rows": ("  grid:\n    train.params.num_leaves: [7, 15, 31]", "  space:\n    prepare.seed: {low: 1, high: 7}", "tune.space: prepare.seed cannot be tried", "begin with train, featurize, threshold"),
+    "an unknown sampler": ("  metric: roc_auc", "  metric: roc_auc\n  sampler: cmaes", "tune.sampler: invalid enum value", "allowed: tpe or random or grid"),
+    "a grid's sampler without a grid": ("  grid:\n    train.params.num_leaves: [7, 15, 31]\n    train.params.learning_rate: [0.03, 0.05, 0.1]", "  space: {train.seed: [1]}\n  sampler: grid", "tune.grid has nothing to try", "add for example"),
+    "folds that nobody makes": ("  metric: roc_auc", "  metric: roc_auc\n  objective: folds", "tune.objective: folds has no folds", "set evaluate.folds: 5"),
+    "no trial": ("  metric: roc_auc", "  metric: roc_auc\n  trials: 0", "tune.trials: expected `int` >= 1", "a whole number from 1"),
     "a rule without a name": ("threshold: 0.5", "threshold: {beta: 2}", "threshold: object missing required field `rule`", "allowed"),
 }  # fmt: skip
 
