@@ -81,10 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder, told = chosen(args.model)
         bulk, files = Bulk(folder), source.find(ingest)
         of_sql = ingest.source == "sql"  # the digest of a query's rows does not know their order
-        content = [hash_file(each.path)[0] if of_sql else each.sha256 for each in files] or msgspec.to_builtins(
-            ingest.sample
-        )
-        reading = msgspec.to_builtins([ingest.csv, ingest.replace, params.columns.id, ROWS, to.suffix])
+        content = [hash_file(each.path)[0] if of_sql else each.sha256 for each in files] or msgspec.to_builtins(ingest.sample)  # fmt: skip
+        code = hash_file(Path(str(data.__file__)))[0]
+        reading = msgspec.to_builtins([code, ingest.csv, ingest.replace, params.columns.id, ROWS, to.suffix])
         key = {"the source": content, "the model": told, "how it is read": reading}
         job = Job(bulk, ingest, params.columns.id, told, Path(f"{to}.state"))
         begin(job.state, key)
@@ -115,8 +114,9 @@ def chosen(model: str) -> tuple[Path, dict[str, str]]:
         if model.startswith("models:"):
             raise Problem(f"{model} names no version", "--model", "models:/pawl/3, models:/pawl@champion, or @champion")
         folder = Path(model)
-        by = json.loads(paths.MADE_BY.read_text()) if folder == paths.BUNDLE and paths.MADE_BY.exists() else {}
-        return folder, {"digest": bundle.digest_of(folder), "commit": str(by.get("commit", ""))}
+        digest = bundle.digest_of(folder)
+        by = json.loads(paths.MADE_BY.read_text()) if paths.MADE_BY.exists() else {}
+        return folder, {"digest": digest, "commit": str(by["commit"] if by.get("digest") == digest else "")}
     with tracking.store() as store:
         name, alias = named[1] or github.project(), named[3] or named[4]
         found = registry.named(store.client, name, alias) if alias else registry.get(store.client, name, named[2])
