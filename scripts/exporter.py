@@ -1,0 +1,198 @@
+"""Let Prometheus read what the service does not know: drift, performance, stored predictions, the model's age, the last retraining.
+
+python -m scripts.exporter                                      http://127.0.0.1:9100/metrics
+python -m scripts.exporter --drift s3://bucket/drift.json --log s3://bucket/predictions --every 300
+
+--drift is what scripts.drift writes, --log what scripts.ship fills; the model's age is of models/made_by.json and of the ledger's last release, and the retraining is
+retrain.yml's, where GITHUB_REPOSITORY and GH_TOKEN are set. What is not there has no series, never a zero; exporter_source_up is 0 where something is there that cannot
+be read. Exit code: 0 ended, 2 your input.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pawl import paths
+from pawl.gate.rules import HIGHER, LOWER
+from pawl.ledger import Ledger
+from pawl.problem import Problem
+from pawl.serving.log import event
+from scripts import cli, github, ship
+
+Verdict = Literal["drift", "no drift", "insufficient data"]
+Series = tuple[str, str, dict[str, str], float]  # name, what it is, labels, value
+CONCLUSIONS = {
+    "success": 1,
+    "failure": 0,
+    "timed_out": 0,
+    "startup_failure": 0,
+}  # a run that was cancelled says nothing
+
+
+class Performance(msgspec.Struct):
+    """A metric on the predictions whose labels have arrived."""
+
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Drift(msgspec.Struct):
+    """What is read of drift.json."""
+
+    verdict: Verdict
+    time: datetime | float
+    drift_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    performance: Performance | None = None
+
+
+class Exporter(Collector):
+    """What was found in each source, the last time that somebody looked."""
+
+    def __init__(self, sources: Mapping[str, Callable[[], Iterator[Series]]]) -> None:
+        self.sources, self.found = sources, dict[str, list[Series] | None]()
+
+    def look(self) -> None:
+        """Read every source; one that cannot be read is told, and stops no other."""
+        for name, source in self.sources.items():
+            try:
+                self.found[name] = [*source()]
+            except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
+                self.found[name] = None
+                why = github.why(error) if hasattr(error, "data") else str(error)
+                event("source cannot be read", source=name, why=f"{type(error).__name__}: {why}"[:500])
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics; called at each scrape."""
+        found = dict(self.found)
+        up = ("exporter_source_up", "Whether the source could be read")
+        series = [(*up, {"source": name}, float(each is not None)) for name, each in found.items()]
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, value in [*series, *(one for each in found.values() for one in each or ())]:
+            families.setdefault(name, GaugeMetricFamily(name, text, labels=[*labels])).add_metric([*labels.values()], value)  # fmt: skip
+        yield from families.values()
+
+
+@cli.told
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Look again and again, until SIGTERM."""
+    parser = cli.parser("exporter", __doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=9100, help="9100")
+    parser.add_argument("--drift", default="reports/drift.json", metavar="FILE", help="or an address (reports/drift.json)")  # fmt: skip
+    parser.add_argument("--log", metavar="URL", help="where the prediction log is kept")
+    parser.add_argument("--every", type=float, default=60, metavar="SECONDS", help="how often it looks (60)")
+    args = parser.parse_args(argv)
+    sources: dict[str, Callable[[], Iterator[Series]]] = {"drift": lambda: drift(args.drift), "model": lambda: model(environ)}  # fmt: skip
+    if args.log:
+        sources["log"] = Rows(args.log)
+    if environ.get("GITHUB_REPOSITORY") and environ.get("GH_TOKEN"):
+        sources["retrain"] = lambda: retrain(environ)
+    exporter, registry, ended = Exporter(sources), CollectorRegistry(), threading.Event()
+    registry.register(exporter)
+    try:
+        server, _ = start_http_server(args.port, args.host, registry)
+    except OSError as error:
+        raise Problem(f"it cannot listen: {error.strerror}", f"{args.host}:{args.port}", "name another --port") from error  # fmt: skip
+    print(f"http://{args.host}:{server.server_port}/metrics", flush=True)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: ended.set())
+    while not ended.is_set():
+        exporter.look()
+        ended.wait(args.every)
+    server.shutdown()
+    return 0
+
+
+def drift(url: str) -> Iterator[Series]:
+    """Yield what scripts.drift found; nothing before it looked for the first time."""
+    place, path = ship.opened(url)
+    try:
+        found = msgspec.json.decode(place.cat_file(path), type=Drift)
+    except FileNotFoundError:
+        return
+    for verdict in Verdict.__args__:  # type: ignore[attr-defined]  # what Literal holds
+        yield "data_drift_verdict", "1 for the verdict of the last look", {"verdict": verdict}, verdict == found.verdict
+    yield "data_drift_timestamp_seconds", "When drift was looked for", {}, seconds(found.time)
+    if found.drift_share is not None:
+        yield "data_drift_score", "Share of the columns that drifted", {}, found.drift_share
+    if found.performance:
+        yield from performance(found.performance)
+
+
+def performance(found: Performance) -> Iterator[Series]:
+    """Yield the metric, and how much worse it is than on the test rows of the training."""
+    labels = {"metric": found.metric}
+    yield "model_metric", "On predictions whose labels have arrived", labels, found.value
+    if found.metric == "accuracy":
+        yield "model_accuracy", "On predictions whose labels have arrived", {}, found.value
+    recorded = json.loads(paths.METRICS.read_text()) if paths.METRICS.exists() else {}
+    before = recorded.get("test", {}).get(found.metric, {}).get("value")
+    if before is None or found.metric not in HIGHER | LOWER:
+        return
+    sign, best = (1, found.high) if found.metric in HIGHER else (-1, found.low)
+    yield "model_metric_loss", "How much worse than at training", labels, sign * (before - found.value)
+    if best is not None:
+        yield "model_metric_loss_least", "The least loss in its interval", labels, sign * (before - best)
+
+
+def model(environ: Mapping[str, str]) -> Iterator[Series]:
+    """Yield when the model here was trained, and when the last one was released."""
+    if paths.MADE_BY.exists():
+        made = json.loads(paths.MADE_BY.read_text())
+        yield "model_trained_timestamp_seconds", "When the model here was trained", {}, made["ended"]
+    kept = Ledger()
+    kept.fetch(github.authorization(environ))
+    if release := kept.champion():
+        yield "model_released_timestamp_seconds", "When the champion was released", {}, seconds(datetime.fromisoformat(release.made))  # fmt: skip
+
+
+class Rows:
+    """Rows of the prediction log. A complete segment does not change: each is counted once."""
+
+    def __init__(self, url: str) -> None:
+        self.place, self.root = ship.opened(url)
+        self.known, self.rows = set[str](), 0
+
+    def __call__(self) -> Iterator[Series]:
+        """Count what is new. One that somebody deleted stays counted."""
+        self.place.invalidate_cache()
+        for path in self.place.find(self.root):
+            name = PurePosixPath(path).name
+            if name in self.known or not (name.startswith("predictions-") and name.endswith(".jsonl")):
+                continue
+            with self.place.open(path, "rb") as stream:
+                rows = sum(part.count(b"\n") for part in iter(lambda: stream.read(1 << 20), b""))
+            self.rows += rows
+            self.known.add(name)
+        yield "prediction_log_rows", "Rows that are stored", {}, self.rows
+
+
+def retrain(environ: Mapping[str, str]) -> Iterator[Series]:
+    """Yield how the last retraining ended, and when."""
+    path = "actions/workflows/retrain.yml/runs?status=completed&per_page=20"
+    runs = github.ask(github.repository(environ), path)["workflow_runs"]
+    if last := next((run for run in runs if run["conclusion"] in CONCLUSIONS), None):
+        yield "retrain_last_status", "1 where the last retraining ended well, 0 where it failed", {}, CONCLUSIONS[last["conclusion"]]  # fmt: skip
+        yield "retrain_last_timestamp_seconds", "When it ended", {}, seconds(datetime.fromisoformat(last["updated_at"]))
+
+
+def seconds(time: datetime | float) -> float:
+    """Return seconds since 1970; a time without a zone is UTC."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() if isinstance(time, datetime) else time
+
+
+if __name__ == "__main__":
+    sys.exit(main())
