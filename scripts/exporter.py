@@ -15,22 +15,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pawl import paths
-from pawl.gate.rules import HIGHER, LOWER
 from pawl.ledger import Ledger
 from pawl.problem import Problem
 from pawl.serving.log import event
 from scripts import cli, github, ship
 
-Verdict = Literal["drift", "no drift", "insufficient data"]
+VERDICTS = ("drift", "no drift", "insufficient data")
 Series = tuple[str, str, dict[str, str], float]  # name, what it is, labels, value
 CONCLUSIONS = {
     "success": 1,
@@ -38,24 +36,6 @@ CONCLUSIONS = {
     "timed_out": 0,
     "startup_failure": 0,
 }  # a run that was cancelled says nothing
-
-
-class Performance(msgspec.Struct):
-    """A metric on the predictions whose labels have arrived."""
-
-    metric: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Drift(msgspec.Struct):
-    """What is read of drift.json."""
-
-    verdict: Verdict
-    time: datetime | float
-    drift_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    performance: Performance | None = None
 
 
 class Exporter(Collector):
@@ -77,7 +57,7 @@ class Exporter(Collector):
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; called at each scrape."""
         found = dict(self.found)
-        up = ("exporter_source_up", "Whether the source could be read")
+        up = ("exporter_source_up", "Whether the source was read")
         series = [(*up, {"source": name}, float(each is not None)) for name, each in found.items()]
         families: dict[str, GaugeMetricFamily] = {}
         for name, text, labels, value in [*series, *(one for each in found.values() for one in each or ())]:
@@ -95,7 +75,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--log", metavar="URL", help="where the prediction log is kept")
     parser.add_argument("--every", type=float, default=60, metavar="SECONDS", help="how often it looks (60)")
     args = parser.parse_args(argv)
-    sources: dict[str, Callable[[], Iterator[Series]]] = {"drift": lambda: drift(args.drift), "model": lambda: model(environ)}  # fmt: skip
+    sources: dict[str, Callable[[], Iterator[Series]]]
+    sources = {"drift": lambda: drift(args.drift), "model": trained}
+    if Path(".git").exists():
+        sources["ledger"] = lambda: released(environ)
     if args.log:
         sources["log"] = Rows(args.log)
     if environ.get("GITHUB_REPOSITORY") and environ.get("GH_TOKEN"):
@@ -120,43 +103,39 @@ def drift(url: str) -> Iterator[Series]:
     """Yield what scripts.drift found; nothing before it looked for the first time."""
     place, path = ship.opened(url)
     try:
-        found = msgspec.json.decode(place.cat_file(path), type=Drift)
+        found = json.loads(place.cat_file(path))
     except FileNotFoundError:
         return
-    for verdict in Verdict.__args__:  # type: ignore[attr-defined]  # what Literal holds
-        yield "data_drift_verdict", "1 for the verdict of the last look", {"verdict": verdict}, verdict == found.verdict
-    yield "data_drift_timestamp_seconds", "When drift was looked for", {}, seconds(found.time)
-    if found.drift_share is not None:
-        yield "data_drift_score", "Share of the columns that drifted", {}, found.drift_share
-    if found.performance:
-        yield from performance(found.performance)
+    if found["verdict"] not in VERDICTS:
+        raise ValueError(found["verdict"])
+    for verdict in VERDICTS:
+        yield "data_drift_verdict", "1 for the verdict of the last look", {"verdict": verdict}, verdict == found["verdict"]  # fmt: skip
+    if until := found["window"]["until"]:
+        yield "data_drift_timestamp_seconds", "Up to when predictions were looked at", {}, seconds(until)
+    if (share := found["drift_share"]) is not None:
+        yield "data_drift_score", "Share of the columns that drifted", {}, float(share)
+    if measured := found["performance"]:
+        text, labels, value = "On predictions whose labels have arrived", {"metric": measured["metric"]}, float(measured["current"]["value"])  # fmt: skip
+        yield "model_metric", text, labels, value
+        if measured["metric"] == "accuracy":
+            yield "model_accuracy", text, {}, value
+        yield "model_metric_loss", "How much worse than on the test rows of the training", labels, float(measured["loss"])  # fmt: skip
+        yield "model_metric_loss_least", "The least loss in its interval", labels, float(measured["low"])
 
 
-def performance(found: Performance) -> Iterator[Series]:
-    """Yield the metric, and how much worse it is than on the test rows of the training."""
-    labels = {"metric": found.metric}
-    yield "model_metric", "On predictions whose labels have arrived", labels, found.value
-    if found.metric == "accuracy":
-        yield "model_accuracy", "On predictions whose labels have arrived", {}, found.value
-    recorded = json.loads(paths.METRICS.read_text()) if paths.METRICS.exists() else {}
-    before = recorded.get("test", {}).get(found.metric, {}).get("value")
-    if before is None or found.metric not in HIGHER | LOWER:
-        return
-    sign, best = (1, found.high) if found.metric in HIGHER else (-1, found.low)
-    yield "model_metric_loss", "How much worse than at training", labels, sign * (before - found.value)
-    if best is not None:
-        yield "model_metric_loss_least", "The least loss in its interval", labels, sign * (before - best)
-
-
-def model(environ: Mapping[str, str]) -> Iterator[Series]:
-    """Yield when the model here was trained, and when the last one was released."""
+def trained() -> Iterator[Series]:
+    """Yield when the model here was trained."""
     if paths.MADE_BY.exists():
         made = json.loads(paths.MADE_BY.read_text())
         yield "model_trained_timestamp_seconds", "When the model here was trained", {}, made["ended"]
+
+
+def released(environ: Mapping[str, str]) -> Iterator[Series]:
+    """Yield when the champion was released."""
     kept = Ledger()
     kept.fetch(github.authorization(environ))
     if release := kept.champion():
-        yield "model_released_timestamp_seconds", "When the champion was released", {}, seconds(datetime.fromisoformat(release.made))  # fmt: skip
+        yield "model_released_timestamp_seconds", "When the champion was released", {}, seconds(release.made)
 
 
 class Rows:
@@ -181,17 +160,17 @@ class Rows:
 
 
 def retrain(environ: Mapping[str, str]) -> Iterator[Series]:
-    """Yield how the last retraining ended, and when."""
+    """Yield how the last retraining ended."""
     path = "actions/workflows/retrain.yml/runs?status=completed&per_page=20"
     runs = github.ask(github.repository(environ), path)["workflow_runs"]
-    if last := next((run for run in runs if run["conclusion"] in CONCLUSIONS), None):
-        yield "retrain_last_status", "1 where the last retraining ended well, 0 where it failed", {}, CONCLUSIONS[last["conclusion"]]  # fmt: skip
-        yield "retrain_last_timestamp_seconds", "When it ended", {}, seconds(datetime.fromisoformat(last["updated_at"]))
+    if last := next((run["conclusion"] for run in runs if run["conclusion"] in CONCLUSIONS), None):
+        yield "retrain_last_status", "1 where the last retraining ended well, 0 where it failed", {}, CONCLUSIONS[last]
 
 
-def seconds(time: datetime | float) -> float:
+def seconds(text: str) -> float:
     """Return seconds since 1970; a time without a zone is UTC."""
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() if isinstance(time, datetime) else time
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 if __name__ == "__main__":

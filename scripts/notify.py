@@ -29,6 +29,7 @@ from scripts import cli, github
 
 EVENTS = ("run_finished", "gate_failed", "drift", "retrain_opened", "retrain_failed", "deployed", "rolled_back")
 ISSUES = {"drift", "gate_failed", "retrain_failed"}
+MARK = "<!-- pawl:{} -->"
 WAITS = (0, 1, 2, 4)  # seconds before each try
 LONGEST = 4000  # characters of a message; an issue takes more
 Told = tuple[str, str]  # where, and why not: nothing where it arrived
@@ -80,31 +81,30 @@ def tell(event: str, title: str, body: str, link: str, environ: Mapping[str, str
 
 def channel(number: int, url: str, title: str, body: str, link: str) -> Told:
     """Send to an address. It holds tokens, often as its host: only what is surely a host is shown."""
-    schema = re.match(r"\w+(?=://)", url)
-    name = f"{schema[0] if schema else 'address'} (number {number} of NOTIFY_URLS)"
+    schema = (re.match(r"\w+(?=://)", url) or ["address"])[0]
+    name = f"{schema} (number {number} of NOTIFY_URLS)"
+    logging.getLogger("apprise").propagate = False  # what it says may hold a token
     try:
         import apprise
-    except ImportError:
-        return name, "apprise is not installed: `make env`"
-    short = body if len(body) <= LONGEST else f"{body[: body.rfind(chr(10), 0, LONGEST)]}\n\n...\n\n{link}"
-    asset = apprise.AppriseAsset(app_id=github.project(), app_url="", image_url_mask="", image_url_logo="")
-    log, why = logging.getLogger("apprise"), "it did not take it"
-    log.propagate = False  # what it says may hold a token
-    with apprise.LogCapture(level=logging.WARNING, name="apprise") as heard:
-        one = apprise.Apprise(asset=asset)
-        if not one.add(url):
-            return name, "the address is none that apprise knows"
-        if "host" in one[0].template_tokens and not one[0].template_tokens["host"].get("private"):
-            name = f"{schema[0] if schema else ''}://{one[0].host}"
-        for wait in WAITS:
-            time.sleep(wait)
-            if one.notify(title=title, body=short, body_format=apprise.NotifyFormat.MARKDOWN):
-                return name, ""
-            if status := re.findall(r"error=(\d{3})", heard.getvalue()):
-                why = f"it answered with status {status[-1]}"
-                if status[-1] in {"400", "401", "403", "404", "410"}:  # it would answer the same
+
+        asset = apprise.AppriseAsset(app_id=github.project(), app_url="", image_url_mask="", image_url_logo="")
+        with apprise.LogCapture(level=logging.WARNING) as heard:
+            one = apprise.Apprise(asset=asset)
+            if not one.add(url):
+                return name, "the address is none that apprise knows"
+            if not one[0].template_tokens.get("host", {"private": True}).get("private"):
+                name = f"{schema}://{one[0].host}"
+            short = body if len(body) <= LONGEST else f"{body[: body.rfind(chr(10), 0, LONGEST)]}\n\n...\n\n{link}"
+            for wait in WAITS:
+                time.sleep(wait)
+                if one.notify(title=title, body=short or title, body_format=apprise.NotifyFormat.MARKDOWN):
+                    return name, ""
+                status = re.findall(r"error=(\d{3})", heard.getvalue())[-1:]
+                if status and status[0] in {"400", "401", "403", "404", "410"}:  # it would answer the same
                     break
-    return name, why
+        return name, f"it answered with status {status[0]}" if status else "it did not take it"
+    except Exception as error:  # noqa: BLE001 - a message that is not sent never fails what it tells of
+        return name, "apprise is not installed: `make env`" if isinstance(error, ImportError) else type(error).__name__
 
 
 def watched(event: str, environ: Mapping[str, str]) -> bool:
@@ -116,25 +116,20 @@ def tried(where: str, act: Callable[[], str]) -> Told:
     """Do something on GitHub; return where, and why it failed."""
     try:
         return github.again(act), ""
-    except Exception as error:  # noqa: BLE001 - a message that is not sent never fails what it tells of
+    except Exception as error:  # noqa: BLE001 - as above
         return where, github.why(error)
 
 
 def issue(repository: Any, event: str) -> Any:
-    """Return the event's open issue, if there is one."""
+    """Return the event's open issue, if there is one: it holds our mark."""
     found = repository.get_issues(state="open", labels=[event])
-    return next((each for each in found if mark(event) in (each.body or "")), None)
-
-
-def mark(event: str) -> str:
-    """Return what marks the issues that are ours."""
-    return f"<!-- pawl:{event} -->"
+    return next((each for each in found if MARK.format(event) in (each.body or "")), None)
 
 
 def raised(event: str, title: str, body: str, environ: Mapping[str, str]) -> str:
     """Open the event's issue, or renew it; return which."""
     repository = github.repository(environ)
-    content = f"{mark(event)}\n{body}"[:60_000]
+    content = f"{MARK.format(event)}\n{body}"[:60_000]
     if found := issue(repository, event):
         found.edit(title=title, body=content)
     else:
