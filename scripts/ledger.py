@@ -3,6 +3,7 @@
 python -m scripts.ledger show
 python -m scripts.ledger record [--from FOLDER]     what `make report` and the run left here, or there
 python -m scripts.ledger overtaken                  refuses where a later commit than this one was released
+python -m scripts.ledger lock                        dvc.lock of what is served, written here: `make pull` then fetches what it was made of
 python -m scripts.ledger release --version 3 --digest sha256:... --image NAME@sha256:... --environment production
 
 Pushes to the remote `origin` where there is one; GH_TOKEN authorizes it. Doing it again changes nothing. Exit code: 0 done, 2 wrong input, 3 the remote
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("show", help="the entries, the newest first", allow_abbrev=False)
     verbs.add_parser("overtaken", help="refuse where a later commit was released", allow_abbrev=False)
+    verbs.add_parser("lock", help="write dvc.lock of what is served", allow_abbrev=False)
     record = verbs.add_parser("record", help="an entry for the commit that was trained", allow_abbrev=False)
     record.add_argument(
         "--from", dest="folder", type=Path, default=Path(), help="where reports/ and dvc.lock of the run lie"
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         said = shown(kept)
     elif args.verb == "overtaken":
         said = overtaken(kept)
+    elif args.verb == "lock":
+        said = locked(kept)
     elif args.verb == "record":
         said = write(kept, args.folder, environ)
     else:
@@ -82,6 +86,17 @@ def write(kept: Ledger, folder: Path, environ: Mapping[str, str]) -> str:
         return f"the ledger has {commit[:7]} already"
     kept.write(ledger.write_entry(entry, files), f"{commit[:7]}: {found.verdict}", github.authorization(environ))
     return f"{commit[:7]} is in the ledger: {found.verdict}, {len(mine.rows):,} answers"
+
+
+def locked(kept: Ledger) -> str:
+    """Write dvc.lock of the release that is served; say so where there is none."""
+    served = kept.champion()
+    there = served is not None and served.commit in kept.commits()
+    lock = kept.file(kept.entry(served.commit), ledger.LOCK) if served and there else None
+    if served is None or lock is None:
+        return f"{'the ledger has no lock of what is served' if served else 'nothing was released'}: {paths.LOCKFILE} stays as it is"
+    paths.LOCKFILE.write_bytes(lock)
+    return f"{paths.LOCKFILE} is that of release {served.name}"
 
 
 def overtaken(kept: Ledger) -> str:

@@ -1,172 +1,218 @@
-"""Propose the model that was just trained on fresh data: one pull request, kept up to date.
+"""Look at fresh data. Where the champion is no longer good enough on it: tune, train, judge, and propose what comes out as one pull request.
 
-python -m scripts.retrain     after scripts.run and scripts.report
+python -m scripts.retrain              on GitHub the pull request, elsewhere what to commit
+python -m scripts.retrain --check      the question alone; exit code 1 where the champion is not good enough
+python -m scripts.retrain --force      whatever the champion does
+python -m scripts.retrain --dispatch   start retrain.yml on GitHub, unless it runs or ran within retrain.cooldown_days: what drift asks for
 
-Nothing is proposed where the model is the one that dvc.lock names. With DISPATCH=true pr.yml is started on the branch: what Actions' own token proposes starts
-nothing. Where Actions may open no pull request it is an issue, from which you open it. Exit code: 0 done, 2 your input, 3 GitHub did not answer.
+What pins the data in params.yaml (ingest.digest, ingest.sql.until, the borders of a split by time) moves with it. The champion is scored on rows that it
+was not trained on, and held to what it made on its own test rows: drift.metric, drift.max_loss. Where nothing is to be proposed, params.yaml stays as it
+was, and a proposal that is open is closed. Exit code: 0 done, 1 not good enough (--check), 2 your input, 3 something outside did not answer.
 """
 
+import argparse
 import os
-import subprocess
 import sys
-import time
-import urllib.parse
+import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import yaml
-from github import GithubException
 
-from pawl import paths, report
+from pawl import bundle, config, drift, paths, registry, rows, schema, source, tracking
+from pawl.config import Params
+from pawl.drift import Performance
 from pawl.gate import rules
-from pawl.problem import Problem, Unreachable
-from pawl.report import text
-from scripts import cli, github
+from pawl.parts import Value
+from pawl.problem import Problem
+from pawl.report.draw import number
+from pawl.yamlfile import change, refuse_name
+from scripts import baseline, cli, github, in_image, propose, report, run, tune
 
-BRANCH = "retrain"
-WORKFLOW = "pr.yml"
-MARK = "<!-- pawl:retrain -->"
-SETTING = "Settings > Actions > General > Allow GitHub Actions to create pull requests"
-REFUSED = (
-    "rejected",
-    "denied",
-    "403",
-    "401",
-    "not found",
-    "does not exist",
-    "Authentication failed",
-)  # the rest is the network's
-MERGED = 20  # times, two seconds apart, that it is asked whether GitHub has made the merge commit
-FILES = ("dvc.lock", str(paths.METRICS))
-BOT = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@users.noreply.github.com"}
+WORKFLOW = "retrain.yml"
+
+
+class Checked(NamedTuple):
+    """Whether the champion is good enough, and the sentence that says why."""
+
+    good: bool
+    said: str
 
 
 @cli.told
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Compare, push, propose."""
-    cli.parser("retrain", __doc__).parse_args(argv)
-    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GH_TOKEN"):
-        if not environ.get(name):
-            raise Problem(
-                f"{name} is not set", name, "retrain.yml sets it; by hand: `make pipeline`, then commit dvc.lock"
-            )
+    """Check; where it has to be, retrain and propose."""
+    parser = cli.parser("retrain", __doc__)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="say whether the champion is good enough, and no more")
+    how.add_argument("--force", action="store_true", help="retrain in any case")
+    how.add_argument("--dispatch", action="store_true", help="start retrain.yml on GitHub")
+    args = parser.parse_args(argv)
+    if args.dispatch:
+        print(dispatched(environ, config.load(paths.PARAMS).retrain.cooldown_days))
+        return 0
+    before = paths.PARAMS.read_bytes()
     try:
-        lock, content, body = (read(path) for path in (paths.LOCKFILE, paths.REPORT, paths.REPORT.with_suffix(".md")))
-        named = git("show", "HEAD:dvc.lock") if git("ls-tree", "HEAD", "dvc.lock") else ""  # git need not have one
-        if bundle_of(named) == bundle_of(lock):
-            said = "The model is the one that dvc.lock names: nothing to propose."
-        else:
-            found = report.load(content.encode(), str(paths.REPORT))
-            title = f"Retrain: {text.headline(found, rules.load(paths.GATES))}"
-            push(environ, title)
-            said = github.again(lambda: propose(environ, title, body))
-    except (GithubException, OSError) as error:
-        fix = f"{SETTING}; where the branch is pushed, open it by hand; or run it again"
-        raise Unreachable(
-            f"GitHub: {github.why(error)}", environ.get("GITHUB_REPOSITORY", "GITHUB_REPOSITORY"), fix
-        ) from error
-    print(said)
-    github.summary(environ, f"{said}\n\n")
-    return 0
+        with run.only_run("retrain.lock"):
+            found = fresh(environ)
+            if args.check or (found.good and not args.force):
+                paths.PARAMS.write_bytes(before)
+                said = found.said if found.good or args.check else ""
+                print(said)
+                github.summary(environ, f"{said}\n\n")
+                return told(environ, args, found)
+            return retrained(environ, found)
+    except BaseException:
+        paths.PARAMS.write_bytes(before)
+        raise
 
 
-def read(path: Path) -> str:
-    """Return what a run left; raise Problem if it did not."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise Problem(f"{path} does not exist", path, "`make run`, then `make report`") from error
+def told(environ: Mapping[str, str], args: argparse.Namespace, found: Checked) -> int:
+    """Close what is open where nothing is to be proposed; return the exit code."""
+    if args.check:
+        return 0 if found.good else 1
+    return propose.main(["--obsolete", found.said], environ) if environ.get("GITHUB_REPOSITORY") else 0
 
 
-def bundle_of(lock: str) -> Any:
-    """Return what a dvc.lock names as the bundle."""
+def retrained(environ: Mapping[str, str], found: Checked) -> int:
+    """Tune, train, judge, propose; return the exit code."""
+    asked = config.load(paths.PARAMS).retrain
+    github.summary(environ, f"{found.said}\n\n")
+    print(found.said)
+    code = tune.main(["--write"]) if asked.tune else 0
+    code = code or pipeline(environ) or report.main(["--base", "HEAD", "--no-train"], environ)
+    if code:
+        return code
+    if not environ.get("GITHUB_REPOSITORY"):
+        print(f"next: git switch --create {propose.BRANCH} && git commit {paths.PARAMS} {' '.join(propose.FILES)}")
+        return 0
+    words = ["--why", f"**Why**: {found.said}", "--file", str(paths.PARAMS)]
+    return propose.main([*words, *(["--auto-merge"] if asked.auto_merge else [])], environ)
+
+
+def pipeline(environ: Mapping[str, str], *stages: str) -> int:
+    """Run the pipeline, here or in its image, as `make pipeline` does; return the exit code."""
+    return in_image.main(["scripts.run", *stages]) if environ.get("IN") == "image" else run.main(stages)
+
+
+def fresh(environ: Mapping[str, str]) -> Checked:
+    """Bring the source as it is now, move what pins it, and ask the champion about it; raise SystemExit where the pipeline fails."""
+    params = config.load(paths.PARAMS)
+    change(paths.PARAMS, pins(params, datetime.now(UTC).date().isoformat()))
+    if code := pipeline(environ, "ingest"):
+        raise SystemExit(code)
+    if table_of(paths.LOCKFILE.read_text()) == table_of(committed()):
+        return Checked(good=True, said="The data are those that dvc.lock names: nothing to retrain on.")
+    if params.prepare.split == "time":
+        change(paths.PARAMS, borders(params))
+    if code := pipeline(environ, "prepare"):
+        raise SystemExit(code)
+    return check(config.load(paths.PARAMS))
+
+
+def pins(params: Params, today: str) -> dict[str, Any]:
+    """Return the values of params.yaml that let today's data in: the end of a query's window, and the digest of what is there now."""
+    ingest, values = params.ingest, dict[str, Any]()
+    if ingest.sql.until:
+        values["ingest.sql.until"] = today
+        ingest = msgspec.structs.replace(ingest, sql=msgspec.structs.replace(ingest.sql, until=today))
+    if ingest.digest:
+        values["ingest.digest"] = source.fingerprint(msgspec.structs.replace(ingest, digest=None))["digest"]
+    return values
+
+
+def borders(params: Params) -> dict[str, Any]:
+    """Return the dates that give a split by time its shares (prepare.valid, prepare.test) of the table as it is now."""
+    import pyarrow.parquet as pq
+
+    from pawl.pipeline import prepare
+
+    table = pq.read_table(paths.RAW, columns=[params.columns.time])
+    found = prepare.times(table, params.problem, schema.load(paths.SCHEMA))[0]
+    return dict(zip(("prepare.valid_from", "prepare.test_from"), prepare.borders(found, params.prepare), strict=True))
+
+
+def table_of(lock: str) -> Any:
+    """Return what a dvc.lock names as the table; None where it names none."""
     stages = (yaml.safe_load(lock) or {}).get("stages", {})
-    return [out for out in stages.get("train", {}).get("outs", []) if out["path"] == str(paths.BUNDLE)]
+    return next((out["md5"] for out in stages.get("ingest", {}).get("outs", [])), None)
 
 
-def push(environ: Mapping[str, str], title: str) -> None:
-    """Let the branch hold HEAD and the new lock, and nothing of an earlier proposal."""
-    identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in BOT.items()}
-    # In the environment, not among the words: those can be read by every process.
-    settings = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraheader"}
-    settings["GIT_CONFIG_VALUE_0"] = github.authorization(environ)
-    git("add", "--", *FILES)
-    git("commit", "--quiet", "--message", title, "--", *FILES, environ=identity)
-    where = f"{environ['GITHUB_SERVER_URL']}/{environ['GITHUB_REPOSITORY']}"
+def committed() -> str:
+    """Return dvc.lock as the commit has it; nothing where git, or the commit, has none."""
+    return baseline.git("show", f"HEAD:{paths.LOCKFILE}", check=False).decode()
+
+
+def check(params: Params) -> Checked:
+    """Score the champion on the prepared rows that are new to it."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = github.project()
+    with tracking.store() as store, tempfile.TemporaryDirectory() as folder:
+        champion = registry.named(store.client, name, registry.CHAMPION)
+        if champion is None:
+            return Checked(good=False, said="There is no champion yet: what is trained on these data is the first.")
+        loaded = bundle.load(registry.download(store, name, champion.version, Path(folder)))
+        recorded = store.client.get_run(champion.tags["pawl.run"]).data.metrics
+    # A row's split is its own, so that what is in train and was not trained on is new; by time the last rows are.
+    table = pq.read_table(paths.PREPARED / ("test.parquet" if params.prepare.split == "time" else "train.parquet"))
+    table = table.filter(pa.array(~np.isin(rows.hash_column(table.column("row_id")), loaded.trained_on)))
+    who, limits = f"the champion, version {champion.version},", params.drift
+    if table.num_rows < limits.min_rows:
+        return Checked(good=True, said=f"Only {table.num_rows:,} rows are new to {who} of {limits.min_rows:,} that are needed to judge it.")  # fmt: skip
+    if why := baseline.unread(loaded, params.target, loaded.manifest["labels"], table):
+        return Checked(good=False, said=f"The data are no longer what {who} can read: {why}.")
     try:
-        git("push", "--quiet", "--force", where, f"HEAD:refs/heads/{BRANCH}", environ=settings)
-    except Problem as problem:
-        if any(word in problem.what for word in REFUSED):
-            raise
-        raise Unreachable(problem.what, where, "run it again") from problem
-    finally:
-        git("reset", "--quiet", "--soft", "HEAD^")  # a second try must not take this commit's lock for the known one
+        lost = performance(params, loaded, table, recorded)
+    except Problem as problem:  # a class that it does not know
+        return Checked(good=False, said=f"The data are no longer what {who} knows: {problem.what}.")
+    was, now = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))
+    interval = f"95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}"
+    worse = f"worse by {number(lost.loss, lost.low, lost.high)}, {interval}; allowed {limits.max_loss:g}"
+    verdict = "is no longer good enough" if lost.lost else "is good enough"
+    said = f"{who.capitalize().rstrip(',')} {verdict}: {lost.metric} is {now} on {lost.current.n:,} fresh rows, and was {was} ({worse})."
+    return Checked(good=not lost.lost, said=said)
 
 
-def propose(environ: Mapping[str, str], title: str, body: str) -> str:
-    """Open the pull request, or renew the one that is open, and see to it that it is checked; return what was done."""
-    repository = github.repository(environ)
-    owner = environ["GITHUB_REPOSITORY"].partition("/")[0]
-    pull = next(iter(repository.get_pulls(state="open", head=f"{owner}:{BRANCH}")), None)
-    if pull:
-        pull.edit(title=title, body=body)
-        said = f"Renewed pull request #{pull.number}: {title}"
-    else:
-        base = environ.get("GITHUB_REF_NAME", "main")
-        try:
-            pull = repository.create_pull(title=title, body=body, head=BRANCH, base=base)
-        except GithubException as error:
-            if error.status != 403 or "not permitted" not in str(error):
-                raise
-            return ask(repository, environ, title, body)
-        said = f"Opened pull request #{pull.number}: {title}"
-    if environ.get("DISPATCH") != "true":
-        return said
-    if issue := asked(repository):
-        issue.edit(state="closed")
-    return f"{said}\n{dispatch(repository, pull.number)}"
+def performance(params: Params, loaded: bundle.Bundle, table: Any, recorded: Mapping[str, float]) -> Performance:
+    """Return the metric of a bundle on a table's rows, against the one that its run recorded on its own test rows."""
+    from pawl.pipeline import evaluate, train
+
+    gates = rules.load(paths.GATES).metrics
+    known = [name.removeprefix("test.") for name in recorded if name.startswith("test.") and name.count(".") == 1]
+    metric = params.drift.metric or next(name for name in gates if name in known)
+    if metric not in known:
+        refuse_name(f"drift.metric: {metric}", metric, known, where=str(paths.PARAMS))
+    value, low, high = (recorded.get(f"test.{metric}{end}") for end in ("", ".low", ".high"))
+    was = Value(value, low, high, 0)
+    y = train.target(table.column(params.target), loaded.manifest["labels"])
+    now = evaluate.measure(params.problem, y, *evaluate.score(loaded, table), params.evaluate)[metric]
+    sign = gates[metric].sign if metric in gates else 1 if metric in rules.HIGHER else -1
+    lost = drift.performance(metric, sign, was, now, params.drift)
+    if lost is None:
+        raise Problem(f"{metric} has no interval on these rows", paths.PARAMS, "drift.metric: one that has")
+    return lost
 
 
-def asked(repository: Any) -> Any:
-    """Return the open issue that asks for the pull request, if there is one."""
-    issues = repository.get_issues(state="open", labels=[BRANCH])
-    return next((each for each in issues if MARK in (each.body or "")), None)
-
-
-def ask(repository: Any, environ: Mapping[str, str], title: str, body: str) -> str:
-    """Open or renew the issue that asks somebody to open the pull request; return what was done, and the setting that spares it."""
-    there = f"{environ['GITHUB_SERVER_URL']}/{environ['GITHUB_REPOSITORY']}"
-    between = "...".join(urllib.parse.quote(name, safe="") for name in (environ.get("GITHUB_REF_NAME", "main"), BRANCH))
-    text = f"{MARK}\n**[Open the pull request]({there}/compare/{between}?expand=1)**: Actions may not. To let it: {SETTING}.\n\n{body}"
-    if issue := asked(repository):
-        issue.edit(title=title, body=text)
-    else:
-        issue = repository.create_issue(title=title, body=text, labels=[BRANCH])
-    return f"Issue #{issue.number} asks for the pull request: {title}\nActions may not open it. To let it: {SETTING}."
-
-
-def dispatch(repository: Any, number: int) -> str:
-    """Start pr.yml on the branch as soon as there is a merge commit to check; return what was done."""
-    for _ in range(MERGED):
-        mergeable = repository.get_pull(number).mergeable  # asking is what makes GitHub merge
-        if mergeable is not None:
-            break
-        time.sleep(2)
-    if mergeable is False:
-        return f"{WORKFLOW} was not started: the branch conflicts with its base, run this again"
-    repository.get_workflow(WORKFLOW).create_dispatch(BRANCH, {"pull": str(number)}, throw=True)
-    return f"Started {WORKFLOW} on it"
-
-
-def git(*words: str, environ: Mapping[str, str] | None = None) -> str:
-    """Return what git prints; raise Problem with its message if it fails."""
-    inside = {**os.environ, **(environ or {})}
-    done = subprocess.run(["git", *words], check=False, capture_output=True, text=True, env=inside)
-    if done.returncode:
-        what = f"git {words[0]} failed: {' '.join(done.stderr.split())[-1000:]}"
-        raise Problem(what, BRANCH, "the token needs contents: write")
-    return done.stdout
+def dispatched(environ: Mapping[str, str], cooldown: float) -> str:
+    """Start the workflow, unless it is going on or was started not long ago; return what was done."""
+    workflow = github.repository(environ).get_workflow(WORKFLOW)
+    last = next(iter(workflow.get_runs(event="workflow_dispatch")), None)
+    if last is not None:
+        age = (datetime.now(UTC) - last.created_at).total_seconds() / 86_400
+        if last.status != "completed":
+            return f"{WORKFLOW} is going on already: {last.html_url}"
+        if age < cooldown:
+            return (
+                f"{WORKFLOW} was started {age:.1f} days ago; the next time after {cooldown:g} (retrain.cooldown_days)"
+            )
+    workflow.create_dispatch(environ.get("GITHUB_REF_NAME", "main"), {}, throw=True)
+    return f"Started {WORKFLOW}"
 
 
 if __name__ == "__main__":

@@ -199,6 +199,14 @@ class Drift(Section):
     rows: typing.Annotated[int, msgspec.Meta(ge=100)] = 50_000  # of a larger window, so many are sampled
 
 
+class Retrain(Section):
+    """What scripts.retrain does where the champion is no longer good enough. No stage reads it."""
+
+    tune: bool = False  # search by the section `tune` first
+    cooldown_days: typing.Annotated[float, msgspec.Meta(ge=0)] = 3.0  # between two that drift asks for
+    auto_merge: bool = False  # GitHub merges the proposal once what main requires has passed
+
+
 class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole of params.yaml."""
 
@@ -210,6 +218,7 @@ class Params(Task, frozen=True, forbid_unknown_fields=True, kw_only=True):
     evaluate: Evaluate
     tune: Tune | None = None
     drift: Drift = Drift()
+    retrain: Retrain = Retrain()
 
     @property
     def problem(self) -> Task:

@@ -17,7 +17,13 @@ from pawl.serving import bulk, predictor
 from scripts import predict
 
 ROOT = Path(__file__).parents[2]
-ODD = [{}, {"colour": "never seen", "age": 10**15}, {"size.m²": -0.0, "column_0": ""}, {"size.m²": 1e-36}, {"size.m²": 3e38}]
+ODD = [
+    {},
+    {"colour": "never seen", "age": 10**15},
+    {"size.m²": -0.0, "column_0": ""},
+    {"size.m²": 1e-36},
+    {"size.m²": 3e38},
+]
 
 
 @pytest.fixture
@@ -67,13 +73,19 @@ def model(make_bundle, tmp_path_factory):
 
 def records(make_records, count=60):
     made = [record | {"id": f"r{number}"} for number, record in enumerate(make_records(count))]
-    return made + [made[3] | odd | {"id": f"odd{number}"} for number, odd in enumerate(ODD)] + [dict.fromkeys(made[0]) | {"id": "empty"}]
+    return (
+        made
+        + [made[3] | odd | {"id": f"odd{number}"} for number, odd in enumerate(ODD)]
+        + [dict.fromkeys(made[0]) | {"id": "empty"}]
+    )
 
 
 def expected(folder, rows):
     """Return what the service and what the pipeline answer, as (labels or values, probabilities)."""
     served, whole = predictor.load(folder), bundle.load(folder)
-    given = [{name: row.get(name) or None if row.get(name) == "" else row.get(name) for name in whole.dtypes} for row in rows]
+    given = [
+        {name: row.get(name) or None if row.get(name) == "" else row.get(name) for name in whole.dtypes} for row in rows
+    ]
     return served.predictor.many([tuple(row.values()) for row in given]), whole.predict_records(given)
 
 
@@ -87,7 +99,9 @@ def same(found, folder, rows):
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 @pytest.mark.parametrize("by", ["the compiled model", "the pipeline"])
-def test_each_row_is_answered_as_the_service_and_the_pipeline_answer_it(place, make_bundle, make_records, tmp_path, task, by):
+def test_each_row_is_answered_as_the_service_and_the_pipeline_answer_it(
+    place, make_bundle, make_records, tmp_path, task, by
+):
     folder = make_bundle(tmp_path / "model", task, compiled=by == "the compiled model")
     rows = records(make_records)
 
@@ -114,7 +128,9 @@ def test_each_row_is_answered_as_the_service_and_the_pipeline_answer_it(place, m
         ({"boosting_type": "rf", "subsample": 0.7, "subsample_freq": 1}, "the pipeline"),
     ],
 )
-def test_trees_of_any_kind_are_read_right_or_left_to_the_pipeline(place, make_bundle, make_records, tmp_path, monkeypatch, more, by):
+def test_trees_of_any_kind_are_read_right_or_left_to_the_pipeline(
+    place, make_bundle, make_records, tmp_path, monkeypatch, more, by
+):
     from task import model as ours
 
     build = ours.build_model
@@ -132,7 +148,9 @@ def test_a_table_that_is_read_wrong_is_noticed_by_what_the_service_answers(place
     bulk_walk = bulk._walk
     monkeypatch.setattr(bulk, "_walk", lambda *given: bulk_walk(*given)[::-1])
 
-    said = place.do("--from", place.table("new.csv", records(make_records)), "--to", "out.parquet", "--model", model, code=2)
+    said = place.do(
+        "--from", place.table("new.csv", records(make_records)), "--to", "out.parquet", "--model", model, code=2
+    )
 
     assert "the model answers a table otherwise than the service" in said
     assert not Path("out.parquet").exists()
@@ -198,7 +216,9 @@ def killed(place, model, make_records, monkeypatch):
     assert not Path("out.parquet").exists()
     place.words, place.written, write = words, [], predict.write
     monkeypatch.setattr(predict, "ROWS", 1)
-    monkeypatch.setattr(predict, "write", lambda job, number, *given: (place.written.append(number), write(job, number, *given)))
+    monkeypatch.setattr(
+        predict, "write", lambda job, number, *given: (place.written.append(number), write(job, number, *given))
+    )
     return place
 
 

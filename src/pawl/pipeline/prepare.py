@@ -93,25 +93,40 @@ def split_key(table: Any, content: Any, task: Task, params: Prepare) -> Any:
     return rows.hash_column(table.column(task.columns.id)) if task.columns.id else content
 
 
-def _by_time(table: Any, task: Task, params: Prepare, schema: Schema) -> Any:
-    """Return splits by two borders. They are dates or numbers, not shares: a share's border would move with every new row."""
+def times(table: Any, task: Task, schema: Schema) -> tuple[Any, Any]:
+    """Return the rows' times in an order, shape (n,), and the type of a border between them."""
     name = str(task.columns.time)
     column, dtype = table.column(name), schema.columns[name].dtype
     border: Any
     if column.null_count:
         raise Problem(f"{column.null_count} rows have no {name}", WHERE, f"prepare.drop_missing: [{name}] drops them")
     if dtype in {"integer", "number"}:
-        times, border = column.cast("double", safe=False).to_numpy(), float
+        found, border = column.cast("double", safe=False).to_numpy(), float
     elif dtype == "datetime":
-        times, border = column.to_numpy(), np.datetime64
+        found, border = column.to_numpy(), np.datetime64
     else:
-        times, border = column.cast("string").to_numpy().astype(str), str
-        if odd := next((text for text in times if not re.fullmatch(r"\d{4}(-\d\d(-\d\d([ T].*)?)?)?", text)), None):
+        found, border = column.cast("string").to_numpy().astype(str), str
+        if odd := next((text for text in found if not re.fullmatch(r"\d{4}(-\d\d(-\d\d([ T].*)?)?)?", text)), None):
             fix = "bring ISO dates (2025-01-31), whose order is that of their text; or dtype datetime or integer in schema.yaml"
             raise Problem(f"{name} holds {str(odd)!r}, which cannot be ordered as text", WHERE, fix)
+    return found, border
+
+
+def borders(found: Any, params: Prepare) -> tuple[str, str]:
+    """Return the (valid_from, test_from) that give these times, shape (n,), the shares of valid and test."""
+    ordered = np.sort(found)
+    late, later = (
+        str(ordered[int(len(ordered) * share)]) for share in (1 - params.test - params.valid, 1 - params.test)
+    )
+    return late, later
+
+
+def _by_time(table: Any, task: Task, params: Prepare, schema: Schema) -> Any:
+    """Return splits by two borders. They are dates or numbers, not shares: a share's border would move with every new row."""
+    dtype = schema.columns[str(task.columns.time)].dtype
+    found, border = times(table, task, schema)
     if not (params.valid_from and params.test_from):
-        shares = (1 - params.test - params.valid, 1 - params.test)
-        late, later = (json.dumps(str(np.sort(times)[int(len(times) * share)])) for share in shares)
+        late, later = map(json.dumps, borders(found, params))
         fix = f"for your shares of this table: valid_from: {late}, test_from: {later}"
         raise Problem("prepare.split: time needs prepare.valid_from and prepare.test_from", WHERE, fix)
     try:
@@ -121,7 +136,7 @@ def _by_time(table: Any, task: Task, params: Prepare, schema: Schema) -> Any:
         raise Problem(f"a border is no {dtype}: {error}", WHERE, fix) from error
     if not valid < test:
         raise Problem(f"valid_from {params.valid_from} is not before test_from {params.test_from}", WHERE, "swap them")
-    return np.select([times >= test, times >= valid], [2, 1], 0)
+    return np.select([found >= test, found >= valid], [2, 1], 0)
 
 
 def _ordered(table: Any, content: Any, chosen: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m scripts.retrain`, asked in this process: a checkout, a bare repository that takes pushes, a GitHub on loopback."""
+"""`python -m scripts.propose`, asked in this process: a checkout, a bare repository that takes pushes, a GitHub on loopback."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from pawl import report
 from pawl.gate import rules
-from scripts import retrain
+from scripts import propose
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "ghs_0123456789secret"
@@ -72,7 +72,7 @@ class Checkout:
         self.write("reports/report.json", report.dump(msgspec.structs.replace(found, **fields)).decode())
         self.write("reports/report.md", f"the report of {letter}\n")
 
-    def retrain(self, **environ):
+    def propose(self, *words, **environ):
         """Return the exit code, what was printed and what was complained of."""
         given = {
             "GITHUB_API_URL": self.hub.url,
@@ -82,7 +82,7 @@ class Checkout:
             "GITHUB_STEP_SUMMARY": str(self.path.parent / "summary.md"),
             "GH_TOKEN": TOKEN,
         } | environ
-        code = retrain.main([], given)
+        code = propose.main([*words], given)
         said = self.capture.readouterr()
         assert TOKEN not in said.out + said.err
         assert ENCODED not in said.out + said.err
@@ -129,7 +129,7 @@ class More:
 
 @pytest.fixture
 def more(hub, monkeypatch):
-    monkeypatch.setattr(retrain.time, "sleep", lambda _: None)
+    monkeypatch.setattr(propose.time, "sleep", lambda _: None)
     return More(hub)
 
 
@@ -151,7 +151,7 @@ TITLE = "Retrain: ✅ roc_auc is 0.935, without a baseline; 1 of 1 gates pass."
 def test_the_model_that_dvc_lock_names_is_not_proposed(checkout, hub):
     checkout.train(letter="a", noise=0.5)  # other numbers, the same model
 
-    code, out, _err = checkout.retrain()
+    code, out, _err = checkout.propose()
 
     assert code == 0
     assert out == "The model is the one that dvc.lock names: nothing to propose.\n"
@@ -163,7 +163,7 @@ def test_the_model_that_dvc_lock_names_is_not_proposed(checkout, hub):
 def test_another_model_is_one_pull_request(checkout, hub):
     checkout.train()
 
-    code, out, err = checkout.retrain()
+    code, out, err = checkout.propose()
 
     [pull] = hub.pulls
     assert code == 0, err
@@ -181,7 +181,7 @@ def test_the_commit_holds_the_lock_and_the_metrics_and_nothing_else(checkout):
     checkout.write("gates.yaml", "version: 1\nmetrics: {roc_auc: {direction: higher, floor: 0.1}}\n")
     checkout.git("add", "gates.yaml")  # staged
 
-    checkout.retrain()
+    checkout.propose()
 
     log = checkout.git(
         "log", "-1", "--format=%s%n%an%n%P", "--name-only", "retrain", where=checkout.remote
@@ -194,12 +194,12 @@ def test_the_commit_holds_the_lock_and_the_metrics_and_nothing_else(checkout):
 def test_the_pull_request_that_is_open_is_renewed(checkout, hub, tmp_path):
     hub.pull(3, sha="e" * 40, branch="retrain", source="stranger/model")
     checkout.train()
-    checkout.retrain()
+    checkout.propose()
     first = checkout.pushed()
     checkout.git("reset", "--quiet", "--hard", checkout.start)  # the next schedule checks main out again
     checkout.train("d", 0.5)
 
-    _code, out, _err = checkout.retrain()
+    _code, out, _err = checkout.propose()
 
     assert out.startswith("Renewed pull request #4: Retrain: ✅")
     assert [pull["number"] for pull in hub.pulls] == [3, 4]
@@ -226,7 +226,7 @@ def test_a_model_that_may_not_ship_is_proposed_as_blocked(checkout, hub, trained
         judged = msgspec.structs.replace(found.judged[0], verdict=trained["verdict"], reason=reason)
         checkout.train(**trained, judged=(judged,))
 
-    code, _out, _err = checkout.retrain()
+    code, _out, _err = checkout.propose()
 
     assert code == 0
     assert hub.pulls[0]["title"].startswith(title)
@@ -235,7 +235,7 @@ def test_a_model_that_may_not_ship_is_proposed_as_blocked(checkout, hub, trained
 def test_the_token_is_in_no_configuration_and_among_no_words(checkout):
     checkout.train()
 
-    checkout.retrain()
+    checkout.propose()
 
     calls = [json.loads(line) for line in checkout.notes.read_text().splitlines()]
     assert ["push"] in [call[:1] for call in calls]
@@ -256,7 +256,7 @@ def test_where_no_pull_request_may_be_opened_the_branch_is_there_and_the_code_is
     hub.refuses["POST"] = (status, {"message": message})
     checkout.train()
 
-    code, _out, err = checkout.retrain()
+    code, _out, err = checkout.propose()
 
     assert code == 3
     assert list(checkout.pushed()) == ["retrain"]
@@ -272,7 +272,7 @@ def test_a_push_that_is_refused_is_told_and_nothing_is_opened(checkout, hub):
     hook.write_text("#!/bin/sh\necho protected branch >&2\nexit 1\n")
     hook.chmod(0o755)
 
-    code, _out, err = checkout.retrain()
+    code, _out, err = checkout.propose()
 
     assert code in {2, 3}
     assert "protected branch" in err
@@ -283,9 +283,9 @@ def test_a_push_that_is_refused_is_told_and_nothing_is_opened(checkout, hub):
 def test_after_a_push_that_failed_the_same_command_proposes(checkout, hub):
     """The commit of the first try must not look like a lock that names the model."""
     checkout.train()
-    checkout.retrain(GITHUB_REPOSITORY="octo/away")
+    checkout.propose(GITHUB_REPOSITORY="octo/away")
 
-    _code, out, _err = checkout.retrain()
+    _code, out, _err = checkout.propose()
 
     assert out == f"Opened pull request #1: {TITLE}\n"
     assert list(checkout.pushed()) == ["retrain"]
@@ -294,7 +294,7 @@ def test_after_a_push_that_failed_the_same_command_proposes(checkout, hub):
 def test_the_branch_that_is_checked_out_stays_where_it_was(checkout):
     checkout.train()
 
-    checkout.retrain()
+    checkout.propose()
 
     assert checkout.git("rev-parse", "main") == checkout.start
 
@@ -307,7 +307,7 @@ def test_a_file_that_is_missing_is_2_and_told_with_what_makes_it(checkout, hub, 
     checkout.train()
     (checkout.path / name).unlink()
 
-    code, _out, err = checkout.retrain()
+    code, _out, err = checkout.propose()
 
     assert code == 2, err
     assert name in err
@@ -322,7 +322,7 @@ def test_without_a_lock_in_git_the_model_is_proposed(checkout, hub):
     checkout.git("commit", "--quiet", "--message", "no lock")
     checkout.train()
 
-    code, _out, err = checkout.retrain()
+    code, _out, err = checkout.propose()
 
     assert code == 0, err
     assert len(hub.pulls) == 1
@@ -334,7 +334,7 @@ def test_what_actions_own_token_proposes_is_checked_by_a_dispatch_on_its_branch(
         hub.pull(1, sha="e" * 40, branch="retrain")
     checkout.train()
 
-    code, out, err = checkout.retrain(DISPATCH="true")
+    code, out, err = checkout.propose(DISPATCH="true")
 
     assert code == 0, err
     assert more.dispatched == [{"ref": "retrain", "inputs": {"pull": "1"}}]
@@ -345,7 +345,7 @@ def test_what_actions_own_token_proposes_is_checked_by_a_dispatch_on_its_branch(
 def test_what_another_token_proposes_starts_its_workflow_by_itself(checkout, more, asked):
     checkout.train()
 
-    code, _out, err = checkout.retrain(DISPATCH=asked)
+    code, _out, err = checkout.propose(DISPATCH=asked)
 
     assert code == 0, err
     assert more.dispatched == []
@@ -355,7 +355,7 @@ def test_a_branch_that_conflicts_has_no_merge_to_check(checkout, more):
     more.mergeable = [False]
     checkout.train()
 
-    code, out, _err = checkout.retrain(DISPATCH="true")
+    code, out, _err = checkout.propose(DISPATCH="true")
 
     assert code == 0
     assert more.dispatched == []
@@ -367,7 +367,7 @@ def test_a_dispatch_that_is_refused_is_3(checkout, hub, more):
     refused = more.route
     hub.route = lambda method, path, *rest: (403, {"message": "Resource not accessible"}, "") if "dispatches" in path else refused(method, path, *rest)  # fmt: skip
 
-    code, _out, err = checkout.retrain(DISPATCH="true")
+    code, _out, err = checkout.propose(DISPATCH="true")
 
     assert code == 3
     assert "Resource not accessible" in err
@@ -376,11 +376,11 @@ def test_a_dispatch_that_is_refused_is_3(checkout, hub, more):
 def test_where_actions_may_open_no_pull_request_one_issue_asks_for_it(checkout, more):
     more.permitted = False
     checkout.train()
-    code, out, err = checkout.retrain(DISPATCH="true")
+    code, out, err = checkout.propose(DISPATCH="true")
     checkout.git("reset", "--quiet", "--hard", checkout.start)
     checkout.train("d", 0.5)
 
-    again, _out, _err = checkout.retrain(DISPATCH="true")
+    again, _out, _err = checkout.propose(DISPATCH="true")
 
     [issue] = more.issues
     assert (code, again) == (0, 0), err
@@ -394,10 +394,10 @@ def test_where_actions_may_open_no_pull_request_one_issue_asks_for_it(checkout, 
 def test_as_soon_as_the_pull_request_can_be_opened_the_issue_is_closed(checkout, more):
     more.permitted = False
     checkout.train()
-    checkout.retrain(DISPATCH="true")
+    checkout.propose(DISPATCH="true")
     more.permitted = True
 
-    checkout.retrain(DISPATCH="true")
+    checkout.propose(DISPATCH="true")
 
     assert [issue["state"] for issue in more.issues] == ["closed"]
     assert len(more.dispatched) == 1
@@ -420,7 +420,7 @@ def test_a_push_that_the_network_broke_is_3_and_one_that_was_refused_2(checkout,
     checkout.wrapper.write_text(failing)
     checkout.train()
 
-    code, _out, err = checkout.retrain()
+    code, _out, err = checkout.propose()
 
     assert code == expected
     assert said.strip() in err
@@ -431,7 +431,7 @@ def test_a_push_that_the_network_broke_is_3_and_one_that_was_refused_2(checkout,
 def test_a_branch_with_a_hostile_name_is_text(checkout, hub, name):
     checkout.train()
 
-    code, _out, err = checkout.retrain(GITHUB_REF_NAME=name)
+    code, _out, err = checkout.propose(GITHUB_REF_NAME=name)
 
     assert code == 0, err
     assert hub.pulls[0]["base"]["ref"] == name
