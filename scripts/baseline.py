@@ -45,7 +45,7 @@ class Baseline(NamedTuple):
 def find(base: str, mine: Answers, gates: Gates, ledger: Ledger, *, train: bool = True) -> Baseline:
     """Return the baseline for a commit: its entry in the ledger, its nearest passing ancestor's, or its model trained here."""
     kept = remembered(base, gates, ledger)
-    if kept and (kept.known is None or not train or comparable(kept, mine, gates)):
+    if kept and (kept.known is None or not train or comparable(kept.known, mine, gates)):
         return kept
     folder, why = rebuild(base) if train else (None, "main was not trained here, as was asked for")
     if folder:
@@ -53,9 +53,9 @@ def find(base: str, mine: Answers, gates: Gates, ledger: Ledger, *, train: bool 
     return kept or unseen(base, ledger.commits(), why)
 
 
-def comparable(kept: Baseline, mine: Answers, gates: Gates) -> bool:
-    """Say whether a baseline has enough test rows in common with these: after another table there may be none, and main itself is asked."""
-    theirs = kept.known and kept.known.answers
+def comparable(known: Known | None, mine: Answers, gates: Gates) -> bool:
+    """Say whether a model answered enough of these test rows: after another table there may be none, and main itself is asked."""
+    theirs = known and known.answers
     return theirs is not None and len(answers.common(mine, theirs)[0].rows) >= gates.baseline.min_rows
 
 
@@ -115,7 +115,9 @@ def champion(ledger: Ledger, mine: Answers, environ: Mapping[str, str]) -> tuple
         return None, problem.what
     name = f"champion, version {served.version}"
     why = f"the ledger has no answers of version {served.version}, of {served.commit[:7]}"
-    if environ.get("MLFLOW_TRACKING_URI") and (theirs is None or theirs.digest != mine.digest):
+    if (environ.get("MLFLOW_TRACKING_URI") or paths.STORE.exists()) and (
+        theirs is None or theirs.digest != mine.digest
+    ):
         try:
             if scored := from_registry(served, mine):
                 shown = Other(served.commit, name, "registry", Facts({}), served.digest)

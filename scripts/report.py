@@ -70,10 +70,15 @@ def compare(
     ledger = Ledger()
     other = baseline.find(base, mine, gates, ledger, train=may_train)
     champion, no_champion = baseline.champion(ledger, mine, environ)
+    if champion and not baseline.comparable(other.known, mine, gates) and baseline.comparable(champion, mine, gates):
+        other = other._replace(
+            known=champion, state="compared", why=""
+        )  # wholly other rows than main's: what is served was asked about them
     known = other.known
     differs = changes.since(known.shown.commit if known else base, base)
     if known:
-        known = known._replace(shown=msgspec.structs.replace(known.shown, name=called(known.shown.commit, asked)))
+        if known is not champion:
+            known = known._replace(shown=msgspec.structs.replace(known.shown, name=called(known.shown.commit, asked)))
         data = changes.data(other.splits, other.columns, other.own, model, mine)
         differs = msgspec.structs.replace(differs, data=data)
     found = msgspec.structs.replace(found, changes=differs, champion_why=no_champion[:300])

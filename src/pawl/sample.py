@@ -65,7 +65,7 @@ def chunk(number: int, seed: int, drift: float) -> tuple[Any, Any, Any]:
 
     # A missing value has no effect of its own, so that the score is a function of what can be seen.
     jobs = effect(OCCUPATION, occupation) * np.where(education > 9, 3, 2) // 2
-    score = -118 - (age - 47) ** 2 // 7 + (education - 9) * (24 - 14 * shifted // 100) - 25 * female
+    score = -118 - (age - 47) ** 2 // 7 + (education - 9) * (24 - 40 * shifted // 100) - 25 * female
     score += np.where(no_hours, 0, hours - 40) * 3 + np.where(gain > 7000, 220, gain // 100)
     score += np.where(no_workclass, 0, effect(WORKCLASS, workclass)) + np.where(no_occupation, 0, jobs)
     score += effect(MARITAL, marital) + effect(REGION, region)
