@@ -38,11 +38,10 @@ from scripts import cli, labels, replay, ship
 OUT = Path("reports/drift.json")  # and drift.md, drift_report.html, drift_history.svg beside it
 HISTORY = Path("reports/drift_history.jsonl")  # of two tables
 KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "boolean": "category", "category": "category", "text": "category"}  # fmt: skip
-TYPES = {"integer": float, "number": float, "boolean": bool}
 UNITS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 DAY = 86_400.0  # that a segment covers at most
 PASS = 200_000  # rows of windows that are held at once
-OWN = {"row_id", "request_id", "row", "model_version", "time"}  # of the pipeline, and of scripts.labels
+OWN = {"row_id", *labels.OWN}  # names of the pipeline
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -57,6 +56,11 @@ class Entry(msgspec.Struct, frozen=True):
     effects: dict[str, float]
     prediction: float | None
     loss: float | None
+
+
+Cut = tuple[
+    Window, tuple[float, int], tuple[float, int]
+]  # after, and up to: (time, key); of a window of time: from, and before
 
 
 class Reference(NamedTuple):
@@ -77,6 +81,7 @@ class Gathered:
     truth: Side
     models: Counter[str] = field(default_factory=Counter)
     present: set[str] = field(default_factory=set)
+    times: list[float] = field(default_factory=list)
 
 
 @cli.told
@@ -97,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.log) == bool(args.current) or (args.current and not args.reference):
         parser.error("give --log, or --reference and --current")
+    if args.current and (args.labels or args.since or args.until or args.last or args.every):
+        parser.error("labels and windows are of a log: give --log")
     if sum(map(bool, (args.since or args.until, args.last, args.every))) > 1 or (args.every or 1) < 1:
         parser.error("give one of --since/--until, --last and --every, which is at least 1")
     params = config.load(paths.PARAMS)
@@ -133,24 +140,23 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
     """Return the report of two tables, and their samples."""
     import pyarrow as pa
 
-    def kind(field: Any) -> str:
+    def kind(field: Any) -> str | None:
+        if pa.types.is_null(field.type):
+            return None
         if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_decimal(field.type):
             return "number"
         return "time" if pa.types.is_temporal(field.type) else "category"
 
-    shapes = []
-    for url in (args.reference, args.current):
-        shapes.append(
-            {each.name: None if pa.types.is_null(each.type) else kind(each) for each in next(labels.chunks(url)).schema}
-        )
+    shapes = [{each.name: kind(each) for each in next(labels.chunks(url)).schema} for url in (args.reference, args.current)]  # fmt: skip
     both = [name for name in shapes[0] if name in shapes[1]]
     for name in limits.columns:
         if name not in both:
             refuse_name(name, name, both, where=f"{args.reference}, {args.current}")
     roles = (OWN | params.roles) - {params.target}
-    chosen = [*limits.columns, *([params.target] if params.target in both else [])] or [each for each in both if each not in roles]  # fmt: skip
     kinds, left_out = dict[str, Kind](), dict[str, str]()
-    for name in dict.fromkeys(chosen if limits.columns else (each for each in both if each not in roles)):
+    for name in both:
+        if name in roles - {*limits.columns} or (limits.columns and name not in {*limits.columns, params.target}):
+            continue
         of = {shape[name] for shape in shapes} - {None} or {"category"}
         if "time" in of:
             left_out[name] = "it is a time"
@@ -169,7 +175,7 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
 def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequence[Entry]) -> list[tuple[Report, tuple[Any, Any]]]:  # fmt: skip
     """Return a report per window of the log, and its samples."""
     given = reference(args.reference, params, limits)
-    kind = line(given.loaded.dtypes)
+    kind = labels.line(given.loaded.dtypes)
     truth = labels.read(args.labels, params.target) if args.labels else None
     now, name = time.time(), ""
     since, until = (moment(args.since) if args.since else 0.0), (moment(args.until) if args.until else math.inf)
@@ -236,7 +242,7 @@ def score_kind(loaded: bundle.Bundle) -> Kind:
 def ends(side: Side) -> dict[str, tuple[float | None, float | None]]:
     """Return the limits of each number: those of schema.yaml, and where it has none the reference's own."""
     columns = schema.load(paths.SCHEMA).columns if paths.SCHEMA.exists() else {}
-    found = {}
+    found: dict[str, tuple[float | None, float | None]] = {}
     for name, total in side.totals.items():
         if side.kinds[name] == "number" and total.rows > total.missing:
             rule = columns.get(name)
@@ -289,15 +295,6 @@ def filled(side: Side, url: str) -> Side:
     return side
 
 
-def line(dtypes: Mapping[str, str]) -> type[replay.Logged]:
-    """Return the type of a line: what does not hold what the model takes is a damaged one. A column that is absent is not null: PAWL_LOG_WITHOUT left it out."""
-    fields = [(f"c{number}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for number, dtype in enumerate(dtypes.values())]  # fmt: skip
-    names = {f"c{number}": name for number, name in enumerate(dtypes)}
-    features = msgspec.defstruct("Features", fields, rename=names, gc=False)  # type: ignore[arg-type]  # unions are types
-    made: type[replay.Logged] = msgspec.defstruct("Row", [("features", features)], bases=(replay.Logged,))
-    return made
-
-
 def wanted(since: float, until: float) -> Callable[[str], bool]:
     """Return what says whether a segment of that name may hold rows of a window."""
 
@@ -309,7 +306,7 @@ def wanted(since: float, until: float) -> Callable[[str], bool]:
     return may
 
 
-def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[tuple[Window, Any, Any]], str]:
+def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[Cut], str]:
     """Return the windows of N whole predictions after the last one, and what is left over."""
     parts: list[Any] = [np.empty(0, [("time", "f8"), ("key", "u8")])]
     for lines in labels.batched(replay.logged(args.log, replay.Found(), kind, wanted(begun[0], math.inf))):  # fmt: skip
@@ -327,56 +324,36 @@ def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[tupl
     return found, f"{left:,} predictions since the last window, {args.every:,} are one"
 
 
-def gather(log: str, kind: Any, windows: Sequence[tuple[Window, Any, Any]], given: Reference, limits: config.Drift, truth: labels.Labels | None) -> tuple[list[Gathered], replay.Found]:  # fmt: skip
-    """Return what lies in windows that follow one another, read once. A window is (after, up to): (time, key), or times alone: from, before."""
-    import pyarrow as pa
-
+def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits: config.Drift, truth: labels.Labels | None) -> tuple[list[Gathered], replay.Found]:  # fmt: skip
+    """Return what lies in windows that follow one another, read once."""
     manifest, found = given.loaded.manifest, replay.Found()
     features = {name: kind for name, kind in given.rows.kinds.items() if name in manifest["features"]}
     task: Kind = "number" if manifest["task"] == "regression" else "category"
-    named = list(manifest["features"])
-    scores = [f"p{number}" for number in range(len(manifest["labels"]))]
-    answer: dict[str, Kind] = {PREDICTION: score_kind(given.loaded)}
-    real: dict[str, Kind] = {manifest["target"]: task, "answer": task, **dict.fromkeys(scores, "number")}
-    limit = ends(given.rows)
-    held = [Gathered(window, Side(features | answer, limits.rows, limit), Side(real, limits.rows)) for window, _, _ in windows]  # fmt: skip
-    times = [(math.inf, 0.0)] * len(held)
-    uppers = [up for _, _, up in windows]
-    low = windows[0][1]
-    for lines in labels.batched(replay.logged(log, found, kind, wanted(low[0], uppers[-1][0]))):  # fmt: skip
-        keys = labels.keys(lines)
-        if windows[0][0].edge:
-            at = np.array([bisect.bisect_left(uppers, (each.time, int(key))) if (each.time, int(key)) > low else -1 for each, key in zip(lines, keys, strict=True)])  # fmt: skip
-        else:
-            at = np.array([0 if low[0] <= each.time < uppers[0][0] else -1 for each in lines])
-        for number in np.unique(at[(at >= 0) & (at < len(held))]).tolist():
-            places = np.flatnonzero(at == number)
-            some, key, into = [lines[place] for place in places], keys[places], held[number]
-            columns: dict[str, Any] = {}
-            for name in features:
-                cells = [getattr(each.features, f"c{named.index(name)}") for each in some]
-                into.present |= {name} if any(cell is not msgspec.UNSET for cell in cells) else set()
-                columns[name] = pa.array([None if cell is msgspec.UNSET else cell for cell in cells], {float: pa.float64(), bool: pa.bool_()}.get(TYPES.get(manifest["features"][name], str), pa.string()))  # fmt: skip
-            given_scores = [each.probabilities if each.probabilities and len(each.probabilities) == len(scores) else [None] * len(scores) for each in some]  # fmt: skip
-            columns["answer"] = [str(each.prediction) if scores else each.prediction for each in some]
-            columns |= {name: pa.array([each[number] for each in given_scores], pa.float64()) for number, name in enumerate(scores)}  # fmt: skip
-            columns[PREDICTION] = columns["p1"] if manifest["task"] == "binary" else columns["answer"]
+    scores = [f"probability {label}" for label in manifest["labels"]]
+    real: dict[str, Kind] = {manifest["target"]: task, "prediction": task, **dict.fromkeys(scores, "number")}
+    held = [Gathered(window, Side(features | given.scored.kinds, limits.rows, ends(given.rows)), Side(real, limits.rows)) for window, _, _ in windows]  # fmt: skip
+    low, uppers, every = windows[0][1], [up for _, _, up in windows], bool(windows[0][0].edge)
+    for lines in labels.batched(replay.logged(log, found, kind, wanted(low[0], uppers[-1][0]))):
+        keys, times = labels.keys(lines), np.array([each.time for each in lines])
+        pairs = zip(times.tolist(), keys.tolist(), strict=True)
+        at = [bisect.bisect_left(uppers, pair) if pair > low else -1 for pair in pairs] if every else np.where((times >= low[0]) & (times < uppers[0][0]), 0, -1)  # fmt: skip
+        for number in set(np.unique(at).tolist()) & set(range(len(held))):
+            mask, into = np.asarray(at) == number, held[number]
+            some, key = [lines[place] for place in np.flatnonzero(mask)], keys[mask]
+            columns = labels.columns(some, manifest)
+            columns[PREDICTION] = columns[scores[1] if manifest["task"] == "binary" else "prediction"]
             into.rows.add(typed(columns, into.rows.kinds), key)
             into.models.update(each.model_version for each in some)
-            times[number] = min(times[number][0], some[0].time, *(each.time for each in some)), max(times[number][1], *(each.time for each in some))  # fmt: skip
+            into.present |= {name for place, name in enumerate(manifest["features"]) if any(getattr(each.features, f"c{place}") is not msgspec.UNSET for each in some)}  # fmt: skip
+            into.times = [min([*into.times, times[mask].min()]), max([*into.times, times[mask].max()])]
             if truth is not None:
                 columns[manifest["target"]] = truth.of(key)
-                there = columns[manifest["target"]].is_valid()
-                if scores:
-                    there = pa.array(there.to_numpy(zero_copy_only=False) & columns["p0"].is_valid().to_numpy(zero_copy_only=False))  # fmt: skip
-                table = typed(columns, real)
-                into.truth.add(table.filter(there), key[there.to_numpy(zero_copy_only=False)])
-    for each, (first, last), (window, after, up) in zip(held, times, windows, strict=True):
-        if each.rows.rows:
-            low_, high = (iso(first), iso(last)) if window.edge else (iso(after[0] or first), iso(min(up[0], last)))
-            each.window = msgspec.structs.replace(window, name=window.name or f"{low_} to {iso(up[0]) if up[0] < math.inf else high}", since=low_, until=high)  # fmt: skip
-        else:
-            each.window = msgspec.structs.replace(window, name=window.name or f"{iso(after[0])} to {iso(min(up[0], time.time()))}")  # fmt: skip
+                there = np.logical_and.reduce([columns[name].is_valid().to_numpy(zero_copy_only=False) for name in real])  # fmt: skip
+                into.truth.add(typed(columns, real).filter(there), key[there])
+    for each, (window, after, up) in zip(held, windows, strict=True):
+        first, last = each.times or (after[0], min(up[0], time.time()))
+        since, until = iso(first if every else after[0] or first), iso(last if every or up[0] == math.inf else up[0])
+        each.window = msgspec.structs.replace(window, name=window.name or f"{since} to {until}", since=since, until=until)  # fmt: skip
     return held, found
 
 
@@ -409,13 +386,10 @@ def performance(truth: Side, manifest: Mapping[str, Any], limits: config.Drift) 
     if metric not in recorded:
         refuse_name(f"drift.metric: {metric}", metric, list(recorded), where=str(paths.PARAMS))
     sample, names = truth.sample(), manifest["labels"]
-    y, options = (
-        train.target(sample.column(manifest["target"]), names),
-        {"seed": 0, "custom": METRICS, "resamples": 200},
-    )
-    answer = train.target(sample.column("answer"), names)
+    options: dict[str, Any] = {"seed": 0, "custom": METRICS, "resamples": 200}
+    y, answer = (train.target(sample.column(name), names) for name in (manifest["target"], "prediction"))
     if names:
-        scores = np.column_stack([sample.column(f"p{number}").to_numpy() for number in range(len(names))])
+        scores = np.column_stack([sample.column(f"probability {label}").to_numpy() for label in names])
         found = metrics.classification(y, scores, answer, **options)
     else:
         found = metrics.regression(y, answer, **options)
@@ -447,7 +421,7 @@ def merged(known: Sequence[Entry], reports: Sequence[Report]) -> list[Entry]:
     for each in reports:
         effects = {test.column: round(test.effect, 4) for test in each.columns}
         loss = each.performance.loss if each.performance else None
-        found[each.window.name] = Entry(each.window, each.verdict, each.headline, each.rows, each.labelled, each.drift_share, effects, each.prediction and each.prediction.effect, loss)  # fmt: skip
+        found[each.window.name] = Entry(each.window, each.verdict, each.headline, each.rows, each.labelled, each.drift_share, effects, each.prediction.effect if each.prediction else None, loss)  # fmt: skip
     return sorted(found.values(), key=lambda each: (each.window.until, each.window.edge or (0.0, 0)))
 
 

@@ -9,10 +9,12 @@ Exit code: 0 done, 2 your input, 3 a place does not answer.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from pawl import bundle, config, drift, paths, rows
 from pawl.problem import Problem, Unreachable
@@ -20,6 +22,8 @@ from scripts import cli, replay, ship
 
 TABLE = Path("data/labelled.parquet")
 BATCH = 10_000  # rows
+OWN = {"model_version": "string", "time": "double", "request_id": "string", "row": "int64"}
+TYPES: dict[str, Any] = {"integer": float, "number": float, "boolean": bool}
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -53,38 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default=str(TABLE), metavar="URL", help=f"*.parquet ({TABLE})")
     args = parser.parse_args(argv)
     task, manifest = config.load(paths.PARAMS).problem, bundle.read(paths.BUNDLE)[0]
-    labels, found = read(args.labels, task.target), replay.Found()
-    kinds = {name: pa.float64() if kind in {"integer", "number"} else pa.bool_() if kind == "boolean" else pa.string()
-             for name, kind in manifest["features"].items()}  # fmt: skip
+    labels, found, kind = read(args.labels, task.target), replay.Found(), line(manifest["features"])
     stamp = _stamp(task, manifest["features"])
-    scores = [f"probability {label}" for label in manifest["labels"]]
     place, root = ship.opened(args.to)
     joined = total = 0
     writer: Any = None
     try:
         place.makedirs(root.rpartition("/")[0], exist_ok=True)
         with place.open(f"{root}.part", "wb") as stream:
-            for lines in batched(replay.logged(args.log, found)):
+            for lines in batched(replay.logged(args.log, found, kind)):
                 total += len(lines)
                 truth = labels.of(keys(lines))
-                held = [line for line, label in zip(lines, truth.is_valid().to_pylist(), strict=True) if label]
-                try:
-                    columns = {name: pa.array([line.features.get(name) for line in held], kind) for name, kind in kinds.items()}  # fmt: skip
-                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                    raise Problem(f"a line of the log does not hold what the model takes: {error}", args.log, "name the log of this model; `make pull` fetches a released one") from error  # fmt: skip
-                columns |= stamp(held) | {task.target: truth.drop_null(), "prediction": pa.array([line.prediction for line in held], pa.string() if scores else pa.float64())}  # fmt: skip
-                columns |= {name: pa.array([line.probabilities[number] if line.probabilities and len(line.probabilities) == len(scores) else None for line in held], pa.float64()) for number, name in enumerate(scores)}  # fmt: skip
-                columns |= {name: pa.array([getattr(line, name) for line in held], kind) for name, kind in (("model_version", pa.string()), ("time", pa.float64()), ("request_id", pa.string()), ("row", pa.int64()))}  # fmt: skip
-                table = pa.table(columns)
+                held = [each for each, there in zip(lines, truth.is_valid().to_pylist(), strict=True) if there]
+                own = {name: pa.array([getattr(each, name) for each in held], of) for name, of in OWN.items()}
+                table = pa.table(columns(held, manifest) | stamp(held) | {task.target: truth.drop_null()} | own)
                 writer = writer or pq.ParquetWriter(stream, table.schema, compression="zstd")
                 writer.write_table(table)
                 joined += table.num_rows
             if writer:
                 writer.close()
-        if joined:
-            place.mv(f"{root}.part", root)
-        else:
-            place.rm(f"{root}.part")
+        place.mv(f"{root}.part", root) if joined else place.rm(f"{root}.part")
     except Problem:
         raise
     except Exception as error:  # each store has exceptions of its own
@@ -101,6 +93,30 @@ def batched(logged: Iterable[tuple[int, replay.Logged]]) -> Iterator[list[replay
     lines = (each for _, each in logged)
     while part := [*islice(lines, BATCH)]:
         yield part
+
+
+def line(dtypes: Mapping[str, str]) -> type[replay.Logged]:
+    """Return the type of a line: one that does not hold what the model takes is damaged. What PAWL_LOG_WITHOUT left out is UNSET, not null."""
+    fields = [(f"c{at}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for at, dtype in enumerate(dtypes.values())]  # fmt: skip
+    names = {f"c{at}": name for at, name in enumerate(dtypes)}
+    features = msgspec.defstruct("Features", fields, rename=names, gc=False)
+    return cast(type[replay.Logged], msgspec.defstruct("Row", [("features", features)], bases=(replay.Logged,)))
+
+
+def columns(lines: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return features, prediction and probabilities of lines as pyarrow arrays, by name."""
+    import pyarrow as pa
+
+    found, names = {}, manifest["labels"]
+    for at, (name, dtype) in enumerate(manifest["features"].items()):
+        cells = (getattr(each.features, f"c{at}") for each in lines)
+        kind = {float: pa.float64(), bool: pa.bool_()}.get(TYPES.get(dtype, str), pa.string())
+        found[name] = pa.array([None if cell is msgspec.UNSET else cell for cell in cells], kind)
+    found["prediction"] = pa.array([str(each.prediction) if names else each.prediction for each in lines])
+    for at, label in enumerate(names):  # another version may have had other labels
+        scores = [each.probabilities[at] if each.probabilities and len(each.probabilities) == len(names) else None for each in lines]  # fmt: skip
+        found[f"probability {label}"] = pa.array(scores, pa.float64())
+    return found
 
 
 def keys(lines: Iterable[Any]) -> Any:
@@ -170,7 +186,11 @@ def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
     try:
         with place.open(root, "rb") as stream:
             if root.endswith(".csv"):
-                many: Any = pc.open_csv(stream, pc.ReadOptions(block_size=1 << 24))
+                many: Any = pc.open_csv(
+                    stream,
+                    pc.ReadOptions(block_size=1 << 24),
+                    convert_options=pc.ConvertOptions(column_types={"request_id": "string"}),
+                )
                 yield many.schema.empty_table()
             else:
                 file = pq.ParquetFile(stream)
