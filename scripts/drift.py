@@ -44,20 +44,6 @@ PASS = 200_000  # rows of windows that are held at once
 OWN = {"row_id", *labels.OWN}  # names of the pipeline
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """A line of the history."""
-
-    window: Window
-    verdict: drift.Verdict
-    headline: str
-    rows: int
-    labelled: int
-    drift_share: float | None
-    effects: dict[str, float]
-    prediction: float | None
-    loss: float | None
-
-
 Cut = tuple[
     Window, tuple[float, int], tuple[float, int]
 ]  # after, and up to: (time, key); of a window of time: from, and before
@@ -122,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_bytes(msgspec.json.format(msgspec.json.encode(chosen[0]), indent=1) + b"\n")
     OUT.with_suffix(".md").write_text(drift.markdown(chosen[0]))
-    page(chosen[0], *chosen[1], OUT.with_name("drift_report.html"))
+    page(*chosen, OUT.with_name("drift_report.html"))
     OUT.with_name("drift_history.svg").write_text(picture(known, limits))
     for each in reports[:-8:-1][::-1] if len(reports) > 1 else []:
         print(f"{each.window.name}: {each.headline}")
@@ -172,7 +158,7 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
     return report, (one.sample(), two.sample())
 
 
-def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequence[Entry]) -> list[tuple[Report, tuple[Any, Any]]]:  # fmt: skip
+def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequence[Report]) -> list[tuple[Report, tuple[Any, Any]]]:  # fmt: skip
     """Return a report per window of the log, and its samples."""
     given = reference(args.reference, params, limits)
     kind = labels.line(given.loaded.dtypes)
@@ -400,7 +386,7 @@ def performance(truth: Side, manifest: Mapping[str, Any], limits: config.Drift) 
     )
 
 
-def read_history(url: str) -> list[Entry]:
+def read_history(url: str) -> list[Report]:
     """Return the windows so far."""
     place, root = ship.opened(url)
     try:
@@ -408,24 +394,22 @@ def read_history(url: str) -> list[Entry]:
     except Exception as error:  # each store has exceptions of its own
         raise Unreachable(f"the history cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
     try:
-        return msgspec.json.Decoder(Entry).decode_lines(content)
+        return msgspec.json.Decoder(Report).decode_lines(content)
     except msgspec.MsgspecError as error:
         raise Problem(
             f"a line of the history is none: {error}", url, "remove the line, or name another --history"
         ) from error
 
 
-def merged(known: Sequence[Entry], reports: Sequence[Report]) -> list[Entry]:
+def merged(known: Sequence[Report], reports: Sequence[Report]) -> list[Report]:
     """Return the history with these windows, each once, in the order of their ends."""
     found = {each.window.name: each for each in known}
     for each in reports:
-        effects = {test.column: round(test.effect, 4) for test in each.columns}
-        loss = each.performance.loss if each.performance else None
-        found[each.window.name] = Entry(each.window, each.verdict, each.headline, each.rows, each.labelled, each.drift_share, effects, each.prediction.effect if each.prediction else None, loss)  # fmt: skip
+        found[each.window.name] = msgspec.structs.replace(each, quality=[])
     return sorted(found.values(), key=lambda each: (each.window.until, each.window.edge or (0.0, 0)))
 
 
-def write_history(url: str, entries: Sequence[Entry]) -> None:
+def write_history(url: str, entries: Sequence[Report]) -> None:
     """Write the windows, all or none."""
     place, root = ship.opened(url)
     content = msgspec.json.Encoder().encode_lines(entries)
@@ -437,12 +421,12 @@ def write_history(url: str, entries: Sequence[Entry]) -> None:
         raise Unreachable(f"the history was not written: {type(error).__name__}: {error}", url, "see that the place answers and may be written; or give --history") from error  # fmt: skip
 
 
-def picture(entries: Sequence[Entry], limits: config.Drift) -> str:
+def picture(entries: Sequence[Report], limits: config.Drift) -> str:
     """Return the history as SVG: the largest change of each window."""
     from pawl.report import draw
     from pawl.report.html import CSS
 
-    points = [(number, max([*each.effects.values(), each.prediction or 0.0], default=0.0), each) for number, each in enumerate(entries, 1)]  # fmt: skip
+    points = [(number, max([test.effect for test in (*each.columns, each.prediction) if test], default=0.0), each) for number, each in enumerate(entries, 1)]  # fmt: skip
     top = max([limits.effect * 1.5, *(effect for _, effect, _ in points)])
     frame = draw.Frame((0.5, max(len(points), 2) + 0.5), (0, top * 1.05))
     colours = {"drift": "fail", "no drift": "improved", "insufficient data": "baseline"}
@@ -455,10 +439,10 @@ def picture(entries: Sequence[Entry], limits: config.Drift) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 280"><style><![CDATA[{CSS}]]></style><title>{draw.esc(title)}</title>{"".join(parts)}</svg>\n'
 
 
-def page(report: Report, reference: Any, current: Any, path: Path) -> None:
+def page(report: Report, samples: tuple[Any, Any], path: Path) -> None:
     """Write Evidently's page: the distributions of each column, with the tests and the verdicts of the report; none where nothing was tested."""
     path.unlink(missing_ok=True)  # an earlier window's is not this one's
-    if not (tests := {each.column: each for each in report.columns}):
+    if not (tests := {each.column: each for each in report.columns if each.test != "missing"}):
         return
     os.environ["DO_NOT_TRACK"] = "1"
     with warnings.catch_warnings():
@@ -477,10 +461,7 @@ def page(report: Report, reference: Any, current: Any, path: Path) -> None:
         register_stattest(two_samples, homogeneity)
         named = [[name for name, each in tests.items() if each.test == test] for test in ("ks", "chisquare")]
         shape = DataDefinition(numerical_columns=named[0], categorical_columns=named[1])
-        one, two = (
-            Dataset.from_pandas(each.select([*tests]).to_pandas(), data_definition=shape)
-            for each in (reference, current)
-        )
+        one, two = (Dataset.from_pandas(each.select([*tests]).to_pandas(), data_definition=shape) for each in samples)
         # Its threshold is one of p alone; ours are Holm's and the effect's, so it is told what they came to.
         asked = [ValueDrift(column=name, method="ks" if each.test == "ks" else two_samples.name, threshold=report.limits.level if each.drifted else 0.0)
                  for name, each in tests.items()]  # fmt: skip

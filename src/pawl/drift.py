@@ -96,10 +96,9 @@ class Report(Part):
     models: dict[str, int]  # rows by the version that answered them
     damaged: int
     drift_share: float | None  # of the columns that could be tested
-    columns: list[Test]
+    columns: list[Test]  # of a column with missing cells, two
     prediction: Test | None
     target: Test | None
-    missing: list[Test]
     quality: list[Quality]
     performance: Performance | None
     left_out: dict[str, str]  # column: why it was not tested
@@ -288,29 +287,24 @@ def assess(
     why = {**(left_out or {}), **{each: got for each, got in found.items() if isinstance(got, str)}}
     totals = {each: (reference.totals[each], current.totals[each]) for each in features}
     enough = min(reference.rows, current.rows) >= limits.min_rows
-    groups: list[list[Test | str]] = [
-        [*found.values()],
-        [
-            Test(each, "missing", *of_missing(*both), margin(both[0].rows, both[1].rows))
-            for each, both in totals.items()
-            if enough and both[1].missing
-        ],
-        [tested(PREDICTION, *prediction, limits.min_rows)] if prediction else [],
-        [tested(target[0], reference, target[1], limits.min_rows)] if target else [],
-    ]
-    every = [(at, each) for at, group in enumerate(groups) for each in group if isinstance(each, Test)]
-    tests: list[list[Test]] = [[] for _ in groups]
-    for (at, each), p in zip(every, holm([each.p for _, each in every]), strict=True):
-        sure = p < limits.level and each.effect + each.margin >= limits.effect
-        tests[at].append(msgspec.structs.replace(each, adjusted=p, drifted=sure))
-    columns, missing, score, truth = tests
-    moved = {each.column for each in columns + missing if each.drifted}
-    could = {each.column for each in columns} | moved
+    gone = [Test(each, "missing", *of_missing(*both), margin(both[0].rows, both[1].rows)) for each, both in totals.items() if enough and both[1].missing]  # fmt: skip
+    score = tested(PREDICTION, *prediction, limits.min_rows) if prediction else ""
+    truth = tested(target[0], reference, target[1], limits.min_rows) if target else ""
+    every = [each for each in (*found.values(), *gone, score, truth) if isinstance(each, Test)]
+    judged = {
+        id(each): msgspec.structs.replace(
+            each, adjusted=p, drifted=p < limits.level and each.effect + each.margin >= limits.effect
+        )
+        for each, p in zip(every, holm([each.p for each in every]), strict=True)
+    }
+    columns = [judged[id(each)] for each in (*found.values(), *gone) if id(each) in judged]
+    moved = {each.column for each in columns if each.drifted}
+    could = {each.column for each in columns if each.test != "missing"} | moved
     share = len(moved) / len(could) if could and enough else None
     sample = current.sample()
     report = Report(
         1, "insufficient data", "", window, name, reference.rows, current.rows, 0 if sample is None else sample.num_rows, labelled,
-        dict(models or {}), damaged, share, columns, next(iter(score), None), next(iter(truth), None), missing, [quality(each, *both) for each, both in totals.items()],
+        dict(models or {}), damaged, share, columns, judged.get(id(score)), judged.get(id(truth)), [quality(each, *both) for each, both in totals.items()],
         measured, why, limits,
     )  # fmt: skip
     verdict, headline = judge(report)
@@ -325,28 +319,21 @@ def judge(report: Report) -> tuple[Verdict, str]:
             return "insufficient data", f"Insufficient data: {count:,} rows in {what}, {limits.min_rows:,} are needed."
     if report.drift_share is None:
         return "insufficient data", f"Insufficient data: no column can be tested ({next(iter(report.left_out.values()), 'none is in both')})."  # fmt: skip
-    moved = sorted((each for each in [*report.columns, *report.missing] if each.drifted), key=lambda each: -each.effect)
+    moved = sorted((each for each in report.columns if each.drifted), key=lambda each: -each.effect)
     causes = [said(each) for each in moved[:NAMED]] if moved and report.drift_share >= limits.share else []
     causes += [f"{len(moved) - NAMED} more columns"] if causes and len(moved) > NAMED else []
     causes += [said(report.prediction)] if report.prediction and report.prediction.drifted else []
     if (lost := report.performance) and lost.lost:
-        verb, by = ("fell", lost.loss) if lost.current.value < lost.reference.value else ("rose", lost.loss)  # type: ignore[operator]  # both are numbers
+        verb = "fell" if lost.current.value < lost.reference.value else "rose"  # type: ignore[operator]  # both are numbers
         interval = f"95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}"
-        causes.append(f"{lost.metric} {verb} by {number(by, lost.low, lost.high)} ({interval}) on {lost.current.n:,} labelled rows")  # fmt: skip
+        causes.append(f"{lost.metric} {verb} by {number(lost.loss, lost.low, lost.high)} ({interval}) on {lost.current.n:,} labelled rows")  # fmt: skip
     if causes:
         return "drift", f"Drift: {', '.join(causes)}."
-    most = max(
-        [*report.columns, *([report.prediction] if report.prediction else [])],
-        key=lambda each: each.effect,
-        default=None,
-    )
-    far = (
-        f"; the largest change is {_called(most)} ({SAID[most.test]} {most.effect:.2f}, {limits.effect:g} is looked for)"
-        if most
-        else ""
-    )
+    values = [each for each in report.columns if each.test != "missing"]
+    most = max([*values, *([report.prediction] if report.prediction else [])], key=lambda each: each.effect)
+    far = f"; the largest change is {_called(most)} ({SAID[most.test]} {most.effect:.2f}, {limits.effect:g} is looked for)"
     kept = f"; {lost.metric} is {number(lost.current.value, lost.current.low, lost.current.high)} on {lost.current.n:,} labelled rows" if lost else ""  # fmt: skip
-    return "no drift", f"No drift: {len(report.columns)} columns of {report.rows:,} rows{far}{kept}."
+    return "no drift", f"No drift: {len(values)} columns of {report.rows:,} rows{far}{kept}."
 
 
 def said(each: Test) -> str:
@@ -368,21 +355,18 @@ def chance(p: float) -> str:
 
 def lines(report: Report, shown: int = 12) -> tuple[list[str], list[list[str]], list[str]]:
     """Return (head, rows, notes): the columns, those that moved most first, and what else there is to say."""
-    of, missing = {each.column: each for each in report.quality}, {each.column: each for each in report.missing}
-    tests = sorted(
-        report.columns,
-        key=lambda each: (-(each.drifted or (each.column in missing and missing[each.column].drifted)), -each.effect),
-    )
-    tests += [each for each in (report.prediction, report.target) if each]
+    of = {each.column: each for each in report.quality}
+    tests = [each for each in report.columns if each.drifted or each.test != "missing"]
+    tests.sort(key=lambda each: (-each.drifted, -each.effect))
     cells = []
-    for each in [*tests[:shown], *tests[max(shown, len(report.columns)) :]]:
-        cell, gone = of.get(each.column), missing.get(each.column)
-        notes = [f"{share:.1%} {what}" for what, share in (("new", cell.new_share), ("outside", cell.outside)) if share] if cell else []  # fmt: skip
+    for each in [*tests[:shown], *(each for each in (report.prediction, report.target) if each)]:
+        cell = of.get(each.column)
+        notes = ["drifted"] * each.drifted
+        notes += [f"{share:.1%} {what}" for what, share in (("new", cell.new_share), ("outside", cell.outside)) if share] if cell else []  # fmt: skip
         shares = f"{cell.missing_reference:.1%} → {cell.missing:.1%}" if cell else ""
-        mark = "drifted" if each.drifted or (gone and gone.drifted) else ""
         role = "target" if each is report.target else _called(each)
-        cells.append([role, SAID[each.test], f"{each.effect:.3f}", chance(each.adjusted)[2:], shares, ", ".join([mark] * bool(mark) + notes)])  # fmt: skip
-    told = [f"{len(tests) - len(cells)} more columns are in drift.json"] if len(tests) > len(cells) else []
+        cells.append([role, SAID[each.test], f"{each.effect:.3f}", chance(each.adjusted)[2:], shares, ", ".join(notes)])
+    told = [f"{len(tests) - shown:,} more are in drift.json"] if len(tests) > shown else []
     told += [f"{name} was not tested: {why}" for name, why in [*report.left_out.items()][:5]]
     if lost := report.performance:
         ends = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))
@@ -401,15 +385,9 @@ def lines(report: Report, shown: int = 12) -> tuple[list[str], list[list[str]], 
 def screen(report: Report) -> str:
     """Return the report as a screen."""
     head, cells, told = lines(report)
-    sizes = [max(len(row[place]) for row in [head, *cells]) for place in range(len(head))]
-    listed = ["  " + "  ".join(cell[:24].ljust(min(size, 24)) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in [head, *cells]]  # fmt: skip
-    parts = [
-        f"{SYMBOLS[report.verdict]} {report.headline}",
-        *(["", *listed] if cells else []),
-        "",
-        *(f"  {each}" for each in told),
-    ]
-    return "\n".join(parts)
+    sizes = [min(max(len(row[at]) for row in [head, *cells]), 24) for at in range(len(head))]
+    listed = ["  ".join(["", *(cell[:24].ljust(size) for cell, size in zip(row, sizes, strict=True))]).rstrip() for row in [head, *cells]]  # fmt: skip
+    return "\n".join([f"{SYMBOLS[report.verdict]} {report.headline}", "", *listed * bool(cells), "", *(f"  {each}" for each in told)])  # fmt: skip
 
 
 def markdown(report: Report) -> str:
@@ -420,6 +398,4 @@ def markdown(report: Report) -> str:
         return f"| {' | '.join(cell.replace('|', '¦').replace('`', '') for cell in each)} |"
 
     listed = [row(head), row(["---"] * len(head)), *map(row, cells)] if cells else []
-    return "\n".join(
-        [f"### {SYMBOLS[report.verdict]} {report.headline}", "", *listed, "", *(f"- {each}" for each in told), ""]
-    )
+    return "\n".join([f"### {SYMBOLS[report.verdict]} {report.headline}", "", *listed, "", *(f"- {each}" for each in told), ""])  # fmt: skip
