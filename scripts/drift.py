@@ -99,26 +99,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     history = args.history or (f"{args.log.rstrip('/')}/history.jsonl" if args.log else str(HISTORY))
     known = read_history(history)
     found = of_log(args, params, limits, known) if args.log else [of_tables(args, params, limits)]
-    reports = [report for report, _ in found]
-    chosen = next((each for each in reversed(found) if each[0].verdict == "drift"), found[-1])
+    reports = [each for each, _ in found]
+    report, samples = next((each for each in reversed(found) if each[0].verdict == "drift"), found[-1])
     judged = [each for each in reports if each.window.name]
     if judged:
         known = merged(known, judged)
         write_history(history, known)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_bytes(msgspec.json.format(msgspec.json.encode(chosen[0]), indent=1) + b"\n")
-    OUT.with_suffix(".md").write_text(drift.markdown(chosen[0]))
-    page(*chosen, OUT.with_name("drift_report.html"))
+    OUT.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    OUT.with_suffix(".md").write_text(drift.markdown(report))
+    page(report, samples, OUT.with_name("drift_report.html"))
     OUT.with_name("drift_history.svg").write_text(picture(known, limits))
     for each in reports[:-8:-1][::-1] if len(reports) > 1 else []:
         print(f"{each.window.name}: {each.headline}")
-    print(drift.screen(chosen[0]))
+    print(drift.screen(report))
     following = {
         "drift": f"look at {OUT.with_name('drift_report.html')}; `python -m scripts.labels` gathers rows to retrain on",
         "no drift": f"nothing; {history} has {len(known):,} windows",
         "insufficient data": "wait for more rows, or lower drift.min_rows in params.yaml",
     }
-    print(f"next: {following[chosen[0].verdict]}")
+    print(f"next: {following[report.verdict]}")
     return int(args.exit_code and any(each.verdict == "drift" for each in reports))
 
 
@@ -161,7 +161,7 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
 def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequence[Report]) -> list[tuple[Report, tuple[Any, Any]]]:  # fmt: skip
     """Return a report per window of the log, and its samples."""
     given = reference(args.reference, params, limits)
-    kind = labels.line(given.loaded.dtypes)
+    kind = labels.line(given.loaded.manifest)
     truth = labels.read(args.labels, params.target) if args.labels else None
     now, name = time.time(), ""
     since, until = (moment(args.since) if args.since else 0.0), (moment(args.until) if args.until else math.inf)
@@ -293,7 +293,7 @@ def wanted(since: float, until: float) -> Callable[[str], bool]:
 
 
 def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[Cut], str]:
-    """Return the windows of N whole predictions after the last one, and what is left over."""
+    """Return the windows of N whole predictions after the last one, and what is left over. Rows that are shipped later than younger ones are in none."""
     parts: list[Any] = [np.empty(0, [("time", "f8"), ("key", "u8")])]
     for lines in labels.batched(replay.logged(args.log, replay.Found(), kind, wanted(begun[0], math.inf))):  # fmt: skip
         part = np.empty(len(lines), parts[0].dtype)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default=str(TABLE), metavar="URL", help=f"*.parquet ({TABLE})")
     args = parser.parse_args(argv)
     task, manifest = config.load(paths.PARAMS).problem, bundle.read(paths.BUNDLE)[0]
-    labels, found, kind = read(args.labels, task.target), replay.Found(), line(manifest["features"])
+    labels, found, kind = read(args.labels, task.target), replay.Found(), line(manifest)
     stamp = _stamp(task, manifest["features"])
     place, root = ship.opened(args.to)
     joined = total = 0
@@ -95,12 +95,19 @@ def batched(logged: Iterable[tuple[int, replay.Logged]]) -> Iterator[list[replay
         yield part
 
 
-def line(dtypes: Mapping[str, str]) -> type[replay.Logged]:
+def line(manifest: Mapping[str, Any]) -> type[replay.Logged]:
     """Return the type of a line: one that does not hold what the model takes is damaged. What PAWL_LOG_WITHOUT left out is UNSET, not null."""
-    fields = [(f"c{at}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for at, dtype in enumerate(dtypes.values())]  # fmt: skip
-    names = {f"c{at}": name for at, name in enumerate(dtypes)}
+    fields = [(f"c{at}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for at, dtype in enumerate(manifest["features"].values())]  # fmt: skip
+    names = {f"c{at}": name for at, name in enumerate(manifest["features"])}
     features = msgspec.defstruct("Features", fields, rename=names, gc=False)
-    return cast(type[replay.Logged], msgspec.defstruct("Row", [("features", features)], bases=(replay.Logged,)))
+    return cast(
+        type[replay.Logged],
+        msgspec.defstruct(
+            "Row",
+            [("prediction", str if manifest["labels"] else float), ("features", features)],
+            bases=(replay.Logged,),
+        ),
+    )
 
 
 def columns(lines: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def columns(lines: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, Any]
         cells = (getattr(each.features, f"c{at}") for each in lines)
         kind = {float: pa.float64(), bool: pa.bool_()}.get(TYPES.get(dtype, str), pa.string())
         found[name] = pa.array([None if cell is msgspec.UNSET else cell for cell in cells], kind)
-    found["prediction"] = pa.array([str(each.prediction) if names else each.prediction for each in lines])
+    found["prediction"] = pa.array([each.prediction for each in lines], pa.string() if names else pa.float64())
     for at, label in enumerate(names):  # another version may have had other labels
         scores = [each.probabilities[at] if each.probabilities and len(each.probabilities) == len(names) else None for each in lines]  # fmt: skip
         found[f"probability {label}"] = pa.array(scores, pa.float64())

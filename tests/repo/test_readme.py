@@ -56,7 +56,7 @@ def test_the_tree_shows_what_is_there_and_nothing_else():
     assert ours | {"src/task/", "src/pawl/"} == {name for name in shown if name.startswith("src/")}
 
 
-@pytest.mark.parametrize("section", ["ingest", "validate", "prepare", "train", "evaluate", "columns"])
+@pytest.mark.parametrize("section", ["ingest", "validate", "prepare", "train", "evaluate", "columns", "drift"])
 def test_every_key_of_a_section_is_in_readme(section):
     row = next(line for line in README.splitlines() if line.startswith(f"| `{section}`"))
     kind = typing.get_type_hints(config.Params)[section]
