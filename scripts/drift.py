@@ -435,7 +435,7 @@ def picture(entries: Sequence[Report], limits: config.Drift) -> str:
     parts += [draw.group(colours[each.verdict], draw.dot(*frame.at(number, effect), 4 if each.verdict == "drift" else 3)) for number, effect, each in points]  # fmt: skip
     alarms = sum(each.verdict == "drift" for each in entries)
     title = f"Drift in {alarms} of {len(entries)} windows"
-    parts.append(draw.text(frame.left, 240 + 30, title + ": larger, red dots. Dashed: from where on it alarms", "axis"))
+    parts.append(draw.text(frame.left, 240 + 30, title + ": larger dots. Dashed: looked for", "axis"))
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 280"><style><![CDATA[{CSS}]]></style><title>{draw.esc(title)}</title>{"".join(parts)}</svg>\n'
 
 

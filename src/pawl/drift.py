@@ -52,7 +52,7 @@ class Quality(Part):
     column: str
     missing_reference: float
     missing: float
-    new: dict[str, int]  # categories that the reference does not have, the most frequent first
+    new: int  # categories that the reference does not have; their names are cells, which stay where they are
     new_share: float
     outside: float  # beyond the limits of schema.yaml, or of the reference where it has none
     least: float | None
@@ -245,10 +245,10 @@ def tested(name: str, reference: Side, current: Side, least: int) -> Test | str:
 def quality(name: str, reference: Total, current: Total) -> Quality:
     """Return what is wrong with a column's cells."""
     of = max(current.rows, 1)
-    new = {} if reference.many or current.many else {key: count for key, count in current.counts.most_common() if key not in reference.counts}  # fmt: skip
+    new = [] if reference.many or current.many else [count for key, count in current.counts.items() if key not in reference.counts]  # fmt: skip
     ends = [end if math.isfinite(end) else None for end in (current.least, current.most)]
     share = reference.missing / max(reference.rows, 1)
-    return Quality(name, share, current.missing / of, dict([*new.items()][:20]), sum(new.values()) / of, current.outside / of, *ends)  # fmt: skip
+    return Quality(name, share, current.missing / of, len(new), sum(new) / of, current.outside / of, *ends)  # fmt: skip
 
 
 def performance(metric: str, sign: int, reference: Value, current: Estimate, limits: Drift) -> Performance | None:
