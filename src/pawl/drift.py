@@ -25,7 +25,6 @@ from pawl.report.draw import number
 Kind = Literal["number", "category"]
 Verdict = Literal["drift", "no drift", "insufficient data"]
 SYMBOLS: Mapping[Verdict, str] = {"drift": "❌", "no drift": "✅", "insufficient data": "🟡"}
-NAMES: Mapping[Kind, Literal["ks", "chisquare"]] = {"number": "ks", "category": "chisquare"}
 SAID = {"ks": "KS", "chisquare": "total variation", "missing": "missing"}
 PREDICTION = "(prediction)"  # the column of scores, values, or labels of more than two classes
 MANY = 1000  # categories: more are names, not categories
@@ -126,9 +125,7 @@ class Total:
             limits = ((pc.less, self.low), (pc.greater, self.high))
             self.outside += sum(pc.sum(test(column, end)).as_py() or 0 for test, end in limits if end is not None)
         elif not self.many:
-            self.counts.update(
-                {each["values"]: each["counts"] for each in column.drop_null().value_counts().to_pylist()}
-            )
+            self.counts.update(counted(column))
             self.many = len(self.counts) > MANY
 
 
@@ -172,6 +169,11 @@ class Side:
         return self.kept and self.kept[0]
 
 
+def counted(column: Any) -> dict[str, int]:
+    """Return how often each category is in a pyarrow column."""
+    return {each["values"]: each["counts"] for each in column.drop_null().value_counts().to_pylist()}
+
+
 def keys_of(ids: Any, place: Any = 0) -> Any:
     """Return a 64-bit key per row from its id, and its place in it: a pyarrow column, and a number or an array of them."""
     return rows.mix(rows.hash_column(ids) + np.asarray(place).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -182,9 +184,7 @@ def of_numbers(reference: Any, current: Any) -> tuple[float, float, float]:
     from scipy.stats import ks_2samp
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # where the exact law cannot be had, it takes the asymptotic one
+        warnings.simplefilter("ignore", RuntimeWarning)  # without the exact law it takes the asymptotic one
         found = ks_2samp(reference, current)
     return float(found.statistic), float(found.pvalue), float(found.statistic)
 
@@ -193,7 +193,7 @@ def of_categories(reference: Mapping[str, int], current: Mapping[str, int]) -> t
     """Return (statistic, p, effect) of two counts.
 
     Evidently's `chisquare` takes the reference for the truth: it divides by zero for a new category, and where the reference is no larger than
-    the window it alarms on chance in a third of quiet windows. So this is the test of two samples; categories too rare for its law are one.
+    the window it alarms on a third of quiet windows (six categories). So this is the test of two samples; categories too rare for its law are one.
     """
     from scipy.stats import chi2_contingency
 
@@ -238,8 +238,7 @@ def tested(name: str, reference: Side, current: Side, least: int) -> Test | str:
         return f"{short:,} values, {least:,} are needed"
     if kind == "number":
         return Test(name, "ks", *of_numbers(*(each.to_numpy() for each in columns)), margin(*map(len, columns)))
-    counted = ({each["values"]: each["counts"] for each in column.value_counts().to_pylist()} for column in columns)
-    return Test(name, "chisquare", *of_categories(*counted), margin(*map(len, columns)))
+    return Test(name, "chisquare", *of_categories(*map(counted, columns)), margin(*map(len, columns)))
 
 
 def quality(name: str, reference: Total, current: Total) -> Quality:
@@ -291,12 +290,8 @@ def assess(
     score = tested(PREDICTION, *prediction, limits.min_rows) if prediction else ""
     truth = tested(target[0], reference, target[1], limits.min_rows) if target else ""
     every = [each for each in (*found.values(), *gone, score, truth) if isinstance(each, Test)]
-    judged = {
-        id(each): msgspec.structs.replace(
-            each, adjusted=p, drifted=p < limits.level and each.effect + each.margin >= limits.effect
-        )
-        for each, p in zip(every, holm([each.p for each in every]), strict=True)
-    }
+    adjusted = {id(each): p for each, p in zip(every, holm([each.p for each in every]), strict=True)}
+    judged = {id(each): msgspec.structs.replace(each, adjusted=adjusted[id(each)], drifted=adjusted[id(each)] < limits.level and each.effect + each.margin >= limits.effect) for each in every}  # fmt: skip
     columns = [judged[id(each)] for each in (*found.values(), *gone) if id(each) in judged]
     moved = {each.column for each in columns if each.drifted}
     could = {each.column for each in columns if each.test != "missing"} | moved
