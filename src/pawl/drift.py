@@ -257,12 +257,14 @@ def performance(metric: str, sign: int, reference: Value, current: Estimate, lim
     ends = (reference.value, reference.low, reference.high, *current[:3])
     if any(end is None or not math.isfinite(end) for end in ends):
         return None
-    before, low, high = (float(end) for end in ends[:3])  # type: ignore[arg-type]  # none is None
-    loss = sign * (before - current.value)
-    error = math.hypot(high - low, current.high - current.low) / (2 * Z)
+    before, low, high, value, least, most = (float(end) for end in ends if end is not None)  # numpy's are no JSON
+    loss = sign * (before - value)
+    error = math.hypot(high - low, most - least) / (2 * Z)
     p = float(norm.sf(loss / error)) if error else float(loss <= 0)
     lost = loss > limits.max_loss and p < limits.level
-    return Performance(metric, reference, Value(*current), loss, loss - Z * error, loss + Z * error, p, lost)
+    return Performance(
+        metric, reference, Value(value, least, most, current.n), loss, loss - Z * error, loss + Z * error, p, lost
+    )
 
 
 def assess(

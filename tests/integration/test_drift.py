@@ -319,6 +319,29 @@ def test_late_labels_find_their_predictions_and_the_table_is_a_source(place, ans
     assert "error: 1 predictions have two labels: r1" in joined(twice, code=2)
 
 
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_other_tasks_are_held_by_their_labels_or_values(place, make_bundle, make_records, task):
+    shutil.rmtree(place / "models")
+    folder, records = make_bundle(place / "models/bundle", task), make_records(300)
+    answers, scores = bundle.load(folder).predict_records(records)
+    params = yaml.safe_load((place / "params.yaml").read_text())
+    metric = "accuracy" if task == "multiclass" else "mae"
+    params |= {"task": task, "target": "worth", "positive": None, "threshold": 0.5, "drift": {"min_rows": 100, "metric": metric, "max_loss": 0.2}}  # fmt: skip
+    (place / "params.yaml").write_text(yaml.safe_dump(params))
+    (place / "reports/metrics.json").write_text(json.dumps({"test": {metric: {"value": 1.0, "low": 0.98, "high": 1.02, "n": 300}}}))  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([each | {"worth": own} for each, own in zip(records, answers, strict=True)]), "reference.parquet")  # fmt: skip
+    lines = [{"time": START + at, "request_id": f"r{at}", "row": 0, "model_version": "1", "prediction": answers[at],
+              "probabilities": None if scores is None else scores[at].tolist(), "features": records[at]} for at in range(300)]  # fmt: skip
+    lost = [answers[0] if task == "multiclass" else each + 30 for each in answers]
+
+    good = asked("--log", write(place, lines), "--reference", "reference.parquet", "--labels", label(place, (lines, answers)))  # fmt: skip
+    bad = asked("--log", place / "log", "--reference", "reference.parquet", "--labels", label(place, (lines, lost)))
+
+    assert [good["verdict"], good["rows"], good["damaged"], good["prediction"]["effect"]] == ["no drift", 300, 0, 0]
+    assert good["prediction"]["test"] == ("chisquare" if task == "multiclass" else "ks")
+    assert f"{metric} {'fell' if task == 'multiclass' else 'rose'} by" in bad["headline"]
+
+
 PROBLEMS = {
     "an unknown column": (["--columns", "agee"], "agee is not a known name", "did you mean age?"),
     "a wrong time": (["--since", "yesterday"], "yesterday is no time", "2026-01-31"),
