@@ -118,6 +118,13 @@ def test_a_constant_that_stays_and_a_reference_of_few_rows(place):
     assert only["verdict"] == "insufficient data"
 
 
+def test_one_row_of_a_new_category_is_no_certainty_and_samples_of_one_size_are_two_samples():
+    assert drift.of_categories({"a": 100_000}, {"a": 199, "z": 1})[1:] == (1.0, pytest.approx(0.005))
+    rng = np.random.default_rng(0)
+    quiet = [[dict(zip("abcdef", each, strict=True)) for each in rng.multinomial(1000, [1 / 6] * 6, 2).tolist()] for _ in range(400)]  # fmt: skip
+    assert np.mean([drift.of_categories(*each)[1] < 0.05 for each in quiet]) < 0.08
+
+
 def test_a_shift_that_is_significant_and_tiny_is_no_drift(place):
     current = spoiled(40_000, size=lambda each: each + 0.08)
 
