@@ -131,18 +131,18 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def planned(params: Params, tune: Tune, args: Any) -> Search:
     """Return what is searched."""
     lower = check(params, tune)
-    sampler = args.sampler or tune.sampler or ("tpe" if tune.space else "grid")
-    if sampler == "grid" and not tune.grid:
+    chosen = args.sampler or tune.sampler or ("tpe" if tune.space else "grid")
+    if chosen == "grid" and not tune.grid:
         fix = "add for example  grid: {train.params.num_leaves: [15, 31]}"
         raise Problem("tune.grid has nothing to try", f"{paths.PARAMS}: tune", fix)
-    space = dict(tune.grid) if sampler == "grid" else tune.space or dict(tune.grid)
+    space = dict(tune.grid) if chosen == "grid" else tune.space or dict(tune.grid)
     slots: list[Values] = [{}] * (args.trials or tune.trials)
-    if sampler == "grid":
+    if chosen == "grid":
         shown = {key: trial.choices(given) for key, given in space.items() if isinstance(given, list)}
         slots = [dict(zip(shown, each, strict=True)) for each in itertools.product(*shown.values())]
     else:  # what is there now is the first: the others have to beat it
         slots[0] = trial.current(read_yaml(paths.PARAMS)[0], space)
-    return Search(tune, space, sampler, args.seed, lower, slots, trial.searched(params, list(space)), params)
+    return Search(tune, space, chosen, args.seed, lower, slots, trial.searched(params, list(space)), params)
 
 
 @contextlib.contextmanager
@@ -197,27 +197,37 @@ def answering(url: str) -> Iterator[None]:
         raise Unreachable(f"the search's storage does not answer: {said[:200]}", tracking.without_password(url), fix) from error  # fmt: skip
 
 
-def study(found: Search, url: str) -> Any:
-    """Return Optuna's study, made if there is none: its name is the digest of all that decides its trials."""
+def stored(url: str) -> Any:
+    """Return Optuna's storage."""
     import optuna
     import sqlalchemy
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that failed is told here
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", url)
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
-    space = {key: each if isinstance(each, list) else repr(each) for key, each in found.space.items()}
-    name = trial.digest([found.digest, found.sampler, found.seed, found.measured, space])
+    file = url.startswith("sqlite:")
+    options = {"connect_args": {"timeout": 60, "isolation_level": None}} if file else {"pool_pre_ping": True}
     for left in (2, 1, 0):  # two that make its tables at once are in each other's way
         try:
-            storage = optuna.storages.RDBStorage(url, patience, heartbeat_interval=BEAT, grace_period=GRACE)
-            best = optuna.study.StudyDirection(1 if found.lower else 2)
-            return optuna.create_study(storage=storage, study_name=name, direction=best, load_if_exists=True)
+            storage = optuna.storages.RDBStorage(url, options, heartbeat_interval=BEAT, grace_period=GRACE)
+            break
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
             if not left:
                 raise
             time.sleep(1)
-    raise AssertionError
+    if file:  # it knows no SELECT FOR UPDATE: two would take the same trial
+        sqlalchemy.event.listen(storage.engine, "begin", lambda each: each.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
+
+
+def study(found: Search, storage: Any) -> Any:
+    """Return Optuna's study, made if there is none: its name is the digest of all that decides its trials."""
+    import optuna
+
+    space = {key: each if isinstance(each, list) else repr(each) for key, each in found.space.items()}
+    name = trial.digest([found.digest, found.sampler, found.seed, found.measured, space])
+    best = optuna.study.StudyDirection(1 if found.lower else 2)
+    return optuna.create_study(storage=storage, sampler=sampler(found), study_name=name, direction=best, load_if_exists=True)  # fmt: skip
 
 
 def of(asked: Any, *states: str) -> list[Any]:
@@ -244,31 +254,44 @@ def bury(asked: Any, dead: Sequence[int]) -> None:
             asked.tell(number, state=optuna.trial.TrialState.FAIL)
 
 
+def sampler(found: Search) -> Any:
+    """Return a sampler that has its own seed for each trial: what was killed goes on as if it had not been, and no two begin alike."""
+    import optuna
+
+    kind: Any = optuna.samplers.TPESampler if found.sampler == "tpe" else optuna.samplers.RandomSampler
+
+    class Seeded(kind):
+        def before_trial(self, study: Any, trial: Any) -> None:
+            kind.__init__(self, seed=found.seed * 1_000_003 + trial.user_attrs.get("slot", 0))
+            super().before_trial(study, trial)
+
+    return Seeded()
+
+
 class Work:
     """What the workers of this process share."""
 
-    def __init__(self, found: Search, args: Any, asked: Any, experiment: str, parent: str, folder: Path) -> None:
-        self.found, self.study, self.experiment, self.parent, self.folder = found, asked, experiment, parent, folder
+    def __init__(self, found: Search, args: Any, storage: Any, experiment: str, parent: str, folder: Path) -> None:
+        self.found, self.storage, self.experiment, self.parent, self.folder = found, storage, experiment, parent, folder
         self.lock, self.stop, self.base, self.failed = threading.Lock(), threading.Event(), Path(), dict[str, str]()
         self.until = time.monotonic() + args.timeout
         commit = (train.commit() or "unknown").removesuffix("-dirty")
-        self.environ = {
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+        self.environ = {name: os.environ.get(name, str(max(1, CORES // args.workers))) for name in threads}
+        # A trial's params.yaml is not the commit's.
+        self.environ |= {
             tracking.HOME: str(Path.cwd()),
-            "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty",  # a trial's params.yaml is not the commit's
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(max(1, CORES // args.workers))),
-        }  # fmt: skip
+            "PAWL_COMMIT": commit if commit == "unknown" else f"{commit}-dirty",
+        }
 
     def __call__(self) -> None:
         """Do trials until none is left, or the time is over. What others do is waited for: they may be killed."""
         import optuna
 
-        mine = optuna.load_study(study_name=self.study.study_name, storage=self.study._storage)  # noqa: SLF001 - a thread has its own
-        kind = optuna.samplers.TPESampler if self.found.sampler == "tpe" else optuna.samplers.RandomSampler
+        mine = study(self.found, self.storage)  # a thread has its own
         mute: dict[int, float] = {}
         while not self.stop.is_set() and (now := time.monotonic()) < self.until:
-            if waiting := of(mine, "WAITING"):
-                # Its own seed per trial: what was killed goes on as if it had not been.
-                mine.sampler = kind(seed=self.found.seed * 1_000_003 + waiting[0].user_attrs["slot"])
+            if of(mine, "WAITING"):
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead
                     mine.optimize(self.attempt, n_trials=1, catch=(Failed,))
                 continue
@@ -286,10 +309,8 @@ class Work:
         import optuna
 
         slot = asked.user_attrs.get("slot")
-        if slot in {
-            None,
-            *(each.user_attrs.get("slot") for each in of(asked.study, *ALIVE) if each.number < asked.number),
-        }:
+        others = [each for each in of(asked.study, *ALIVE) if each.number < asked.number]
+        if slot is None or slot in {each.user_attrs.get("slot") for each in others}:
             raise optuna.TrialPruned  # two processes filled it
         values = trial.suggested(asked, self.found.space)
         asked.set_user_attr("values", values)
@@ -347,7 +368,8 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
         store.client.update_run(parent, "RUNNING")
     url = args.storage or f"sqlite:///{FOLDER.absolute()}/study.db"
     with answering(url), tempfile.TemporaryDirectory(dir=FOLDER, ignore_cleanup_errors=True) as folder:
-        asked = study(found, url)
+        storage = stored(url)
+        asked = study(found, storage)
         if alone and not args.storage:  # nobody else can be at it
             bury(asked, [each.number for each in of(asked, "RUNNING")])
         fill(asked, found.slots, again=True)
@@ -355,7 +377,7 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
         todo = max(len(found.slots) - complete, 0)
         workers = min(args.workers, todo)
         print(f"{len(found.slots)} trials: {complete} are finished, {todo} run, {workers} at once", file=sys.stderr)
-        work = Work(found, args, asked, experiment, parent, Path(folder))
+        work = Work(found, args, storage, experiment, parent, Path(folder))
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             going = [pool.submit(work) for _ in range(workers)]
             try:
@@ -368,7 +390,7 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
                     time.sleep(0.1)
                 raise
         done = of(asked, "COMPLETE")
-        if left := len(found.slots) - len(done) - len(work.failed):
+        if (left := len(found.slots) - len(done) - len(work.failed)) > 0:
             print(f"{left} trials are left: the same command goes on", file=sys.stderr)
         drawn = pictures(asked, found.tune.metric) if len(done) > 1 else ""
     with tracking.store() as store, tempfile.TemporaryDirectory() as folder:

@@ -164,6 +164,15 @@ def test_a_slot_that_two_processes_filled_is_tried_once(searcher, monkeypatch):
     assert len(search.tried) == 4
 
 
+def test_workers_that_begin_at_once_try_different_values(searcher):
+    search = searcher()
+
+    search("--workers", "2", "--trials", "6", "--sampler", "random")
+
+    assert search.trials == {"COMPLETE": [0, 1, 2, 3, 4, 5]}
+    assert len(set(search.tried)) == len(search.tried) == 6
+
+
 def test_after_the_time_no_trial_begins(searcher):
     search = searcher()
 

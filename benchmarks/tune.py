@@ -1,0 +1,171 @@
+"""What many processes bring to one search, TPE to a grid, and a search to a model. Writes results/tune.json.
+
+PAWL_TUNE_STORAGE=postgresql://... python benchmarks/tune.py        SQLite without it; Postgres needs requirements/postgres.txt
+ADULT=<folder with adult.data and adult.test> python benchmarks/tune.py --trials 40 --seeds 5
+python benchmarks/tune.py --trials 4 --rows 3000 --seeds 1          in minutes: shows that it works, and nothing else
+
+processes: the same number of trials by 1, 2 and 4 processes at once, each trial in one thread; then by two of which one is killed
+after its first trial and another joins. samplers: the best value on the validation rows after as many trials as the grid has, per
+seed. adult: what is best on the validation rows against what the example's params.yaml has, on the test rows that neither saw.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+from registry import ROOT, project
+
+from pawl import answers, yamlfile
+from pawl.gate import statistics as gate
+
+RESULTS = ROOT / "benchmarks" / "results" / "tune.json"
+SPACE = """tune:
+  metric: roc_auc
+  grid:
+    train.params.num_leaves: [7, 15, 31]
+    train.params.learning_rate: [0.03, 0.05, 0.1]
+  space:
+    train.params.num_leaves: {low: 7, high: 63, log: true}
+    train.params.learning_rate: {low: 0.01, high: 0.2, log: true}
+    train.params.min_child_samples: {low: 5, high: 200, log: true}
+    train.params.colsample_bytree: {low: 0.3, high: 1.0}
+"""
+GRID = 9  # combinations above
+
+
+def searching(folder: Path, *words: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([f"{folder}/src", os.environ.get("PYTHONPATH", "")])}
+    env |= {"PAWL_ENV": "system", "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "scripts.tune", "--workers", "1", *words]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(*going: subprocess.Popen[str]) -> None:
+    for each in going:
+        said = each.communicate()
+        if each.returncode:
+            sys.exit("".join(said))
+
+
+def made(folder: Path, rows: int) -> Path:
+    """Return a folder with this checkout's files and the space above, for its own params.yaml and the example's."""
+    folder = project(folder)
+    for path in (folder / "params.yaml", folder / "examples/adult/params.yaml"):
+        text = path.read_text()
+        path.write_text(text[: text.index("\ntune:") + 1] + SPACE)
+    yamlfile.change(folder / "params.yaml", {"ingest.sample.rows": rows})
+    return folder
+
+
+def processes(root: Path, args: argparse.Namespace) -> dict[str, object]:
+    seed, found = random.SystemRandom().randrange(10**6), {}
+    for number, count in enumerate((1, 2, 4, "2, one killed, another joins")):
+        folder = made(root / f"processes{number}", args.rows)
+        words = ["--trials", str(args.trials), "--seed", str(seed + number)]  # a study of its own
+        url = os.environ.get("PAWL_TUNE_STORAGE", "")
+        known = set(optuna.get_all_study_names(driver(url))) if url and number else set()
+        started = time.perf_counter()
+        going = [searching(folder, *words) for _ in range(count if isinstance(count, int) else 2)]
+        if not isinstance(count, int):
+            while " done" not in (going[0].stderr.readline() if going[0].stderr else " done"):
+                pass
+            going.pop(0).send_signal(signal.SIGKILL)
+            going.append(searching(folder, *words))
+        ended(*going)
+        seconds = time.perf_counter() - started
+        place = driver(url or f"sqlite:///{folder}/.pawl/tune/study.db")
+        new = sorted(set(optuna.get_all_study_names(place)) - known)
+        trials = [each for name in new for each in optuna.load_study(study_name=name, storage=place).get_trials()]
+        slots = [each.user_attrs["slot"] for each in trials if each.state.name == "COMPLETE"]
+        found[str(count)] = {
+            "seconds": round(seconds, 1),
+            "trials": len(slots),
+            "lost": args.trials - len(set(slots)),
+            "twice": len(slots) - len(set(slots)),
+            "of killed processes": sum(each.state.name == "FAIL" for each in trials),
+            "studies": len(new),
+        }
+    for each in found.values():
+        each["times as fast as one"] = round(found["1"]["seconds"] / each["seconds"], 2)
+    return found
+
+
+def driver(url: str) -> str:
+    return url.replace("postgresql:", "postgresql+psycopg:")
+
+
+def samplers(root: Path, args: argparse.Namespace) -> dict[str, object]:
+    folder, found = made(root / "samplers", args.rows), {}
+    for sampler, seeds in (("grid", 1), ("random", args.seeds), ("tpe", args.seeds)):
+        best = []
+        for seed in range(seeds):
+            words = ["--sampler", sampler, "--seed", str(seed), "--trials", str(GRID)]
+            going = searching(folder, *words, "--storage", f"sqlite:///{folder}/{sampler}{seed}.db")
+            ended(going)
+            url = f"sqlite:///{folder}/{sampler}{seed}.db"
+            (name,) = optuna.get_all_study_names(url)
+            best.append(optuna.load_study(study_name=name, storage=url).best_value)
+        found[sampler] = {"best": round(statistics.median(best), 5), "per seed": [round(each, 5) for each in best]}
+    return {"trials": GRID, "rows": args.rows, **found}
+
+
+def adult(root: Path, args: argparse.Namespace) -> dict[str, object]:
+    folder = made(root / "adult", args.rows)
+    told = [tested(folder)]
+    ended(searching(folder, "--example", "adult", "--trials", str(args.trials), "--write"))
+    told.append(tested(folder))
+    each = gate.difference("roc_auc", *told)
+    low, high = each.value - 1.96 * each.error, each.value + 1.96 * each.error
+    return {
+        "test roc_auc before": round(gate.value("roc_auc", told[0]), 5),
+        "after": round(gate.value("roc_auc", told[1]), 5),
+        "gain": round(each.value, 5),
+        "95 % interval, paired (DeLong)": [round(low, 5), round(high, 5)],
+        "differs from zero": low > 0 or high < 0,
+        "test rows": each.n,
+        "trials": args.trials,
+        "values": yamlfile.read_yaml(folder / "examples/adult/params.yaml")[0]["train"]["params"],
+    }
+
+
+def tested(folder: Path) -> answers.Answers:
+    command = [sys.executable, "-m", "scripts.run", "--example", "adult"]
+    env = {**os.environ, "PYTHONPATH": f"{folder}/src", "PAWL_ENV": "system"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    subprocess.run(command, cwd=folder, check=True, env=env, stdout=subprocess.DEVNULL)
+    table = pq.read_table(folder / ".pawl/examples/adult/reports/predictions.parquet")
+    return answers.of_table(table, "binary", ["<=50K", ">50K"], ())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=20_000, help="of the sample")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as name:
+        found: dict[str, object] = {"processes": processes(Path(name), args), "samplers": samplers(Path(name), args)}
+        found["adult"] = adult(Path(name), args) if os.environ.get("ADULT") else "not measured: ADULT is not set"
+    storage = os.environ.get("PAWL_TUNE_STORAGE", "sqlite").partition(":")[0]
+    found |= {"storage": storage, "date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count()}
+    found |= {"python": platform.python_version(), "versions": {one: version(one) for one in ("optuna", "lightgbm")}}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
