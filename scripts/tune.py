@@ -40,7 +40,7 @@ from pawl.report import text
 from pawl.tracking import Store
 from pawl.yamlfile import change, line_of, read_yaml, refuse_name
 from scripts import cli, run, track, trial, workspace
-from scripts.trial import Trial, Values, attempt, initials, named, replaced
+from scripts.trial import Trial, Values, attempt, digest, initials, named, replaced
 from task.metrics import METRICS
 
 FOLDER = paths.STATE / "tune"
@@ -61,12 +61,12 @@ class Search(NamedTuple):
     seed: int
     lower: bool  # is better
     slots: list[Values]
-    digest: str
+    code: str  # the digest of all else that its trials' models are made of
     params: Params
 
     def name(self, values: Values) -> Trial:
         """Return the trial of these values."""
-        return named(self.digest, self.params, values)
+        return named(self.code, self.params, values)
 
     @property
     def measured(self) -> str:
@@ -225,7 +225,7 @@ def study(found: Search, storage: Any) -> Any:
     import optuna
 
     space = {key: each if isinstance(each, list) else repr(each) for key, each in found.space.items()}
-    name = trial.digest([found.digest, found.sampler, found.seed, found.measured, space])
+    name = digest([found.code, found.sampler, found.seed, found.measured, space])
     best = optuna.study.StudyDirection(1 if found.lower else 2)
     return optuna.create_study(storage=storage, sampler=sampler(found), study_name=name, direction=best, load_if_exists=True)  # fmt: skip
 
@@ -262,7 +262,7 @@ def sampler(found: Search) -> Any:
 
     class Seeded(kind):
         def before_trial(self, study: Any, trial: Any) -> None:
-            kind.__init__(self, seed=found.seed * 1_000_003 + trial.user_attrs.get("slot", 0))
+            kind.__init__(self, seed=int(digest([found.seed, trial.user_attrs.get("slot")])[:8], 16))
             super().before_trial(study, trial)
 
     return Seeded()
@@ -360,7 +360,7 @@ class Work:
 
 def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool) -> tuple[list[Result], dict[str, str]]:
     """Run the trials that nobody has run; return the finished ones, the best first, and {name: why} of the others."""
-    mine = {"pawl.search": found.digest, "pawl.sampler": found.sampler}
+    mine = {"pawl.search": found.code, "pawl.sampler": found.sampler}
     name = "_".join([found.sampler, *initials(list(found.space)).values()])
     with tracking.store() as store:
         experiment = store.experiment(track.experiment(environ))
