@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if not re.fullmatch(r"[\w.-]+", args.window) or args.window.startswith("."):
         raise Problem(f"{args.window} cannot be the name of a folder", "--window", "letters, digits, dots, - and _")
     place, root = ship.opened(args.to)  # a wrong address is known before the work
-    with run.only_run("cycle"):
+    with run.only_run("cycle.lock"):
         folder = paths.STATE / "cycle" / args.window
         note = folder.with_suffix(".json")
         folder.mkdir(parents=True, exist_ok=True)
