@@ -9,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
+from pawl.ledger import Release
 from pawl.serving.counts import REASONS, Counts
 from scripts import exporter
 
@@ -28,6 +29,16 @@ def names(expr):
     return set(re.findall(r"\b(?<![\d.])[a-z_][\w:]*\b(?!\s*\()", bare)) - WORDS
 
 
+class Kept:
+    """A ledger with a release."""
+
+    def fetch(self, header):
+        pass
+
+    def champion(self):
+        return Release(commit="a" * 40, version="1", digest="sha256:1", made="2026-01-31T00:00:00Z")
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """The names of all samples of a service that has answered, and of an exporter that has found everything."""
@@ -43,7 +54,7 @@ def exported(tmp_path_factory):
         patch.chdir(folder)
         (folder / "models").mkdir()
         (folder / "models/made_by.json").write_text('{"ended": 1}')
-        patch.setattr(exporter, "Ledger", lambda: type("Kept", (), {"fetch": lambda *_: None, "champion": lambda _: type("Release", (), {"made": "2026-01-31T00:00:00Z"})})())  # fmt: skip
+        patch.setattr(exporter, "Ledger", Kept)
         patch.setattr(exporter.github, "repository", lambda _: None)
         patch.setattr(exporter.github, "ask", lambda *_: {"workflow_runs": [{"conclusion": "success"}]})
         sources = {"drift": lambda: exporter.drift("drift.json"), "model": exporter.trained, "ledger": lambda: exporter.released({}), "log": exporter.Rows(str(folder)), "retrain": lambda: exporter.retrain({})}  # fmt: skip
