@@ -94,7 +94,8 @@ def channel(number: int, url: str, title: str, body: str, link: str) -> Told:
                 return name, "the address is none that apprise knows"
             if not one[0].template_tokens.get("host", {"private": True}).get("private"):
                 name = f"{schema}://{one[0].host}"
-            short = body if len(body) <= LONGEST else f"{body[: body.rfind(chr(10), 0, LONGEST)]}\n\n...\n\n{link}"
+            cut = body[:LONGEST].rpartition("\n")[0] or body[:LONGEST]
+            short = body if len(body) <= LONGEST else f"{cut}\n\n...\n\n{link}"
             for wait in WAITS:
                 time.sleep(wait)
                 if one.notify(title=title, body=short or title, body_format=apprise.NotifyFormat.MARKDOWN):

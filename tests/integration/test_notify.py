@@ -244,7 +244,10 @@ def test_a_github_that_refuses_is_a_warning(hub, web, tell):
     assert "warning: an issue on GitHub was not told: 403 Resource not accessible by integration" in err
 
 
-def test_what_others_call_returns_whom_it_told(web):
+@pytest.mark.parametrize("body", ["a line\n" * 2000, "a word " * 2000])
+def test_what_others_call_returns_whom_it_told_and_cuts_what_is_long(body, web):
     environ = {"NOTIFY_URLS": f"json://127.0.0.1:{web.port}"}
 
-    assert notify.notify("deployed", TITLE, "body", "", environ) == ["json://127.0.0.1"]
+    assert notify.notify("deployed", TITLE, body, "https://example.org/run", environ) == ["json://127.0.0.1"]
+    assert 3900 < len(web.posted[0][1]["message"]) < 4100
+    assert web.posted[0][1]["message"].endswith("...\n\nhttps://example.org/run")
