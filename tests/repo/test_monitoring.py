@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -92,10 +91,9 @@ def test_an_alert_says_what_to_do_by_commands_that_there_are(rule):
     assert set(said) == {"summary", "description"}
     assert re.search("`|standard error|reports/", said["description"])
     for name, words in scripts:
-        source = (ROOT / "scripts" / f"{name}.py").read_text() if name not in {"drift", "labels"} else words
-        assert shlex.split(words.replace("<", "").replace(">", "")) is not None
-        if name != "smoke":
-            assert [word for word in re.findall(r"--[a-z-]+", words) if word not in source] == [], name
+        source = (ROOT / "scripts" / f"{name}.py").read_text() if name not in {"drift", "labels", "smoke"} else ""
+        if source:
+            assert [word for word in re.findall(r"--[a-z-]+", words) if f'"{word}"' not in source] == [], name
 
 
 def test_what_is_recorded_is_used():
