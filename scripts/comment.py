@@ -110,7 +110,7 @@ def against(
     base, entries = claimed.baseline, ledger.commits()
     kept = baseline.remembered("HEAD", gates, ledger)
     trained = base is not None and base.how == "rebuilt"
-    if kept and (kept.known is None or not trained or baseline.comparable(kept, mine, gates)):
+    if kept and (kept.known is None or not trained or baseline.comparable(kept.known, mine, gates)):
         return kept.known, kept.state, kept.why
     if base and trained:
         theirs = answers.load((folder / paths.BASE_ANSWERS.name).read_bytes(), paths.BASE_ANSWERS.name)

@@ -1,6 +1,6 @@
 """Look at fresh data. Where the champion is no longer good enough on it: tune, train, judge, and propose what comes out as one pull request.
 
-python -m scripts.retrain              on GitHub the pull request, elsewhere what to commit
+python -m scripts.retrain              on GitHub the pull request, elsewhere what to commit; where there is no checkout, a candidate of the registry
 python -m scripts.retrain --check      the question alone; exit code 1 where the champion is not good enough
 python -m scripts.retrain --force      whatever the champion does
 python -m scripts.retrain --dispatch   start retrain.yml on GitHub, unless it runs or ran within retrain.cooldown_days: what drift asks for
@@ -30,7 +30,7 @@ from pawl.parts import Value
 from pawl.problem import Problem
 from pawl.report.draw import number
 from pawl.yamlfile import change, refuse_name
-from scripts import baseline, cli, github, in_image, propose, report, run, tune
+from scripts import baseline, cli, github, in_image, report, run, unattended
 
 WORKFLOW = "retrain.yml"
 
@@ -74,7 +74,11 @@ def told(environ: Mapping[str, str], args: argparse.Namespace, found: Checked) -
     """Close what is open where nothing is to be proposed; return the exit code."""
     if args.check:
         return 0 if found.good else 1
-    return propose.main(["--obsolete", found.said], environ) if environ.get("GITHUB_REPOSITORY") else 0
+    if not environ.get("GITHUB_REPOSITORY"):
+        return 0
+    from scripts import propose  # a cluster has no PyGithub
+
+    return propose.main(["--obsolete", found.said], environ)
 
 
 def retrained(environ: Mapping[str, str], found: Checked) -> int:
@@ -82,6 +86,10 @@ def retrained(environ: Mapping[str, str], found: Checked) -> int:
     asked = config.load(paths.PARAMS).retrain
     github.summary(environ, f"{found.said}\n\n")
     print(found.said)
+    if not Path(".git").exists():  # a cluster: nothing to propose, but a candidate
+        return unattended.main([], environ)
+    from scripts import propose, tune
+
     code = tune.main(["--write"]) if asked.tune else 0
     code = code or pipeline(environ) or report.main(["--base", "HEAD", "--no-train"], environ)
     if code:
@@ -142,7 +150,9 @@ def table_of(lock: str) -> Any:
 
 
 def committed() -> str:
-    """Return dvc.lock as the commit has it; nothing where git, or the commit, has none."""
+    """Return dvc.lock as the commit has it; nothing where there is no checkout, or the commit has none."""
+    if not Path(".git").exists():
+        return ""
     return baseline.git("show", f"HEAD:{paths.LOCKFILE}", check=False).decode()
 
 
