@@ -185,7 +185,7 @@ def check(params: Params) -> Checked:
     interval = f"95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}"
     worse = f"worse by {number(lost.loss, lost.low, lost.high)}, {interval}; allowed {limits.max_loss:g}"
     verdict = "is no longer good enough" if lost.lost else "is good enough"
-    said = f"{who.capitalize().rstrip(',')} {verdict}: {lost.metric} is {now} on {lost.current.n:,} fresh rows, and was {was} ({worse})."
+    said = f"{who.capitalize()} {verdict}: {lost.metric} is {now} on {lost.current.n:,} fresh rows, and was {was} ({worse})."
     return Checked(good=not lost.lost, said=said)
 
 

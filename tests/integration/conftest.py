@@ -528,6 +528,8 @@ class Registry:
         del manifest["digest"]
         digest = "sha256:" + hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         replace(path, json.dumps(manifest | {"digest": digest}))
+        described = self.path / "reports/estimator/estimator.json"
+        replace(described, json.dumps(json.loads(described.read_text()) | {"digest": digest}))
         self.report(digest=digest)
         return digest
 

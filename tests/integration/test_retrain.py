@@ -1,0 +1,162 @@
+"""Fresh data: the champion is asked first; what pins the data moves; what is proposed is judged against what is served."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+
+from pawl import config, paths
+from scripts import retrain
+
+
+@pytest.fixture
+def served(registry):
+    """A project whose model is the champion, and whose commit names what it was made of."""
+    registry.git("add", "--force", "dvc.lock")
+    registry.commit("as it ran")
+    registry.do("register")
+    registry.do("promote", "--version", "1")
+    return registry
+
+
+def params(project, **values):
+    """Commit other values of params.yaml, by dotted key."""
+    told = yaml.safe_load((project.path / "params.yaml").read_text())
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        place = told
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    (project.path / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    project.git("commit", "--quiet", "--all", "--message", "another month")
+
+
+def test_without_new_data_nothing_runs_and_nothing_changes(served):
+    before = (served.path / "params.yaml").read_text(), served.git("rev-parse", "HEAD")
+
+    assert "The data are those that dvc.lock names: nothing to retrain on." in served.do("retrain")
+    assert "nothing to retrain on" in served.do("retrain", "--check")
+    assert ((served.path / "params.yaml").read_text(), served.git("rev-parse", "HEAD")) == before
+
+
+def test_a_champion_that_is_as_good_on_fresh_rows_stays(served):
+    params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 100})
+    before = (served.path / "models/bundle/manifest.json").read_text()
+
+    told = served.do("retrain")
+
+    assert "The champion, version 1, is good enough: " in told
+    assert "fresh rows" in told
+    assert (served.path / "models/bundle/manifest.json").read_text() == before
+
+
+def test_too_few_fresh_rows_are_told_and_judge_nothing(served):
+    params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 10**6})
+
+    assert "of 1,000,000 that are needed to judge it" in served.do("retrain", "--check")
+
+
+def test_where_the_champion_fell_what_is_trained_is_judged_against_it_and_may_be_committed(served):
+    params(
+        served,
+        **{
+            "ingest.sample.seed": 1,
+            "ingest.sample.drift": 1.0,
+            "drift.min_rows": 100,
+            "drift.max_loss": 0.0,
+            "drift.level": 0.9,
+        },
+    )
+
+    asked = served.do("retrain", "--check", code=1)
+    told = served.do("retrain")
+
+    assert "is no longer good enough: roc_auc is" in told
+    assert "next: git switch --create retrain && git commit params.yaml dvc.lock reports/metrics.json" in told
+    assert asked == ""  # the verdict is no error
+    report = json.loads((served.path / "reports/report.json").read_text())
+    assert report["candidate"]["digest"] != served.versions["1"]["pawl.digest"]
+    assert served.aliases["champion"] == "1"
+
+
+def test_without_a_champion_what_is_trained_is_the_first(registry):
+    params(registry, **{"ingest.sample.seed": 1})
+
+    registry.do("retrain", "--check", code=1)
+
+
+def test_a_failure_leaves_params_as_they_were(served):
+    params(served, **{"ingest.digest": "sha256:" + "0" * 64, "ingest.source": "gone.csv"})
+    before = (served.path / "params.yaml").read_text()
+
+    assert "gone.csv" in served.do("retrain", code=2)
+    assert (served.path / "params.yaml").read_text() == before
+
+
+def test_what_pins_the_data_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    found = config.load(retrain.Path(__file__).parents[2] / paths.PARAMS)
+    ingest = config.Ingest(source="data.csv", digest="sha256:old")
+
+    values = retrain.pins(config.msgspec.structs.replace(found, ingest=ingest), "2026-11-22")
+    windowed = config.Ingest(source="data.csv", sql=config.Sql(days=90, until="2026-01-01"))
+
+    assert values["ingest.digest"] not in {"sha256:old", None}
+    assert retrain.pins(config.msgspec.structs.replace(found, ingest=windowed), "2026-11-22") == {
+        "ingest.sql.until": "2026-11-22"
+    }
+    assert (
+        retrain.pins(config.msgspec.structs.replace(found, ingest=config.Ingest(source="data.csv")), "2026-11-22") == {}
+    )
+
+
+class Runs:
+    """GitHub's retrain.yml, as far as it is asked."""
+
+    def __init__(self, *runs):
+        self.runs, self.started = [type("Run", (), each) for each in runs], []
+
+    def __call__(self, _environ):
+        return self
+
+    def get_workflow(self, name):
+        assert name == "retrain.yml"
+        return self
+
+    def get_runs(self, event):
+        assert event == "workflow_dispatch"  # the schedule's own do not hold it back
+        return self.runs
+
+    def create_dispatch(self, ref, inputs, *, throw):
+        assert throw
+        self.started.append((ref, inputs))
+
+
+def run_of(days, status="completed"):
+    return {
+        "created_at": datetime.now(UTC) - timedelta(days=days),
+        "status": status,
+        "html_url": "https://github.com/run/1",
+    }
+
+
+RUNS = {"none": ([], True, "Started"), "long ago": ([run_of(4)], True, "Started"), "yesterday": ([run_of(1)], False, "started 1.0 days ago"), "going on": ([run_of(9, "in_progress")], False, "going on already")}  # fmt: skip
+
+
+@pytest.mark.parametrize(("runs", "starts", "said"), RUNS.values(), ids=RUNS)
+def test_drift_starts_one_retraining_and_not_another_within_the_cooldown(monkeypatch, capsys, runs, starts, said):
+    hub = Runs(*runs)
+    monkeypatch.setattr(retrain.github, "repository", hub)
+
+    assert retrain.main(["--dispatch"], {"GITHUB_REF_NAME": "main"}) == 0
+    assert hub.started == ([("main", {})] if starts else [])
+    assert said in capsys.readouterr().out
+
+
+def test_two_at_once_are_one(served):
+    with retrain.run.only_run("retrain.lock"):
+        assert "another run of this project is going on" in served.do("retrain", code=3)
+    assert served.git("status", "--porcelain", "params.yaml", "dvc.lock") == ""
