@@ -203,8 +203,11 @@ def of_categories(reference: Mapping[str, int], current: Mapping[str, int]) -> t
     if not sums.all():
         return math.nan, math.nan, math.nan
     effect = float(np.abs(np.diff(counts / sums, axis=0)).sum() / 2)
-    rare = counts.sum(0) * sums.min() / sums.sum() < EXPECTED
-    counts = np.column_stack([counts[:, ~rare], counts[:, rare].sum(1)] if rare.any() else [counts])
+    counts = counts[:, np.argsort(counts.sum(0), kind="stable")]
+    expected = counts.sum(0) * sums.min() / sums.sum()
+    if expected[0] < EXPECTED:  # the rare ones, and as many more as make them enough together
+        pooled = max(int((expected < EXPECTED).sum()), int(np.searchsorted(expected.cumsum(), EXPECTED)) + 1)
+        counts = np.column_stack([counts[:, :pooled].sum(1), counts[:, pooled:]])
     if counts.shape[1] < 2:
         return 0.0, 1.0, effect
     found = chi2_contingency(counts, correction=False)
