@@ -3,8 +3,8 @@
 python -m scripts.labels --log s3://bucket/predictions --labels labels.csv                        writes data/labelled.parquet
 python -m scripts.labels --log s3://bucket/predictions --labels new.parquet --to s3://bucket/labelled.parquet
 
-Labels: CSV or Parquet with request_id, the target (or label), and row, where a request had several (0 without it). The table has the features, the
-target, the prediction, its scores, model_version, time and request_id, and can be `ingest.source`. Run it again when more arrive.
+Labels: CSV or Parquet with request_id, the target (or label), and row, where a request had several (0 without it). The table has the features and the
+target, and can be `ingest.source`; with --answers it has the prediction, its scores, model_version, time and request_id too. Run it again when more arrive.
 Exit code: 0 done, 2 your input, 3 a place does not answer.
 """
 
@@ -55,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", required=True, metavar="URL", help="PAWL_LOG_DIR, or where scripts.ship keeps it")
     parser.add_argument("--labels", required=True, metavar="URL", help="*.csv or *.parquet: request_id, row, label")
     parser.add_argument("--to", default=str(TABLE), metavar="URL", help=f"*.parquet ({TABLE})")
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="with what was answered, by which model, when: to look at, not to train on",
+    )
     args = parser.parse_args(argv)
     task, manifest = config.load(paths.PARAMS).problem, bundle.read(paths.BUNDLE)[0]
     labels, found, kind = read(args.labels, task.target), replay.Found(), line(manifest)
@@ -70,7 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 truth = labels.of(keys(lines))
                 held = [each for each, there in zip(lines, truth.is_valid().to_pylist(), strict=True) if there]
                 own = {name: pa.array([getattr(each, name) for each in held], of) for name, of in OWN.items()}
-                table = pa.table(columns(held, manifest) | stamp(held) | {task.target: truth.drop_null()} | own)
+                answered = columns(held, manifest)
+                made = (
+                    {name: answered[name] for name in manifest["features"]}
+                    | stamp(held)
+                    | {task.target: truth.drop_null()}
+                )
+                table = pa.table(answered | made | own if args.answers else made)
                 writer = writer or pq.ParquetWriter(stream, table.schema, compression="zstd")
                 writer.write_table(table)
                 joined += table.num_rows

@@ -180,7 +180,7 @@ def month(year: Year, number: int, first: Path) -> dict[str, Any]:
     found = json.loads((year.folder / "reports/drift.json").read_text())
     retrained = False
     if found["verdict"] == "drift":
-        year.do("labels", "--log", SHIPPED, "--labels", LABELS, "--to", "labelled.parquet")
+        year.do("labels", "--log", SHIPPED, "--labels", LABELS, "--to", "labelled.parquet", "--answers")
         retrained = year.retrain(of_month(year, year.folder / "labelled.parquet", begin, end))
     told = {"month": number, "verdict": found["verdict"], "headline": found["headline"], "retrained": retrained}
     told |= {"served": auc(year, table, scores), "without": auc(year, table, offline(first, table))}
