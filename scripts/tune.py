@@ -347,7 +347,8 @@ class Work:
 
     def made(self) -> Path:
         """Return a folder in which all that comes before training has run: once, for all."""
-        with self.lock:
+        with self.lock, (FOLDER / "base").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two DVCs that keep the same stage at once are in each other's way
             if self.base == Path():
                 base = workspace.made(self.folder.absolute() / "base", Path())
                 workspace.share(base, read_yaml(paths.PARAMS)[0]["ingest"])
