@@ -161,7 +161,6 @@ def test_of_a_grid_that_grew_what_is_new_runs_and_a_trial_that_fails_stops_no_ot
         ({"grid": {"train.early_stoping": [3]}}, "    - 3", "train.early_stoping is not a known name", "did you mean early_stopping?"),
         ({"grid": {"train.early_stopping": [3, "many"]}}, "    - many", "train.early_stopping: expected `int`", "a whole number"),
         ({"grid": {"train.params.random_state": [3]}}, "    - 3", "has a key of its own", "set train.seed"),
-        ({"space": {LEAVES: {"low": 1, "high": 9}}}, "      low: 1", "num_leaves", "train.params"),
         ({"space": {"train.early_stopping": {"low": 1.5, "high": 9}}}, "      low: 1.5", "train.early_stopping: expected `int`", "a whole number"),
         ({"grid": {"prepare.seed": [3]}}, "    prepare.seed:", "prepare.seed cannot be tried", "train, featurize, threshold"),
     ],
