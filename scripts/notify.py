@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--event", required=True, choices=EVENTS)
     parser.add_argument("--title", help="the headline; without it that of reports/report.json")
     parser.add_argument("--body", type=Path, metavar="FILE", help="Markdown; without --title reports/report.md")
-    parser.add_argument("--link", default="", help="where more stands")
+    parser.add_argument("--link", default=run_of(environ), help="where more stands; in a job the run")
     parser.add_argument("--resolved", action="store_true", help="close the event's issue")
     parser.add_argument("--exit-code", action="store_true", help="3 where somebody was not told")
     args = parser.parse_args(argv)
@@ -54,6 +54,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     told = said(done)
     print("\n".join(f"told {where}" for where in told) or "nobody was told")
     return 3 if args.exit_code and len(told) < len(done) else 0
+
+
+def run_of(environ: Mapping[str, str]) -> str:
+    """Return the address of the run on GitHub; nothing elsewhere."""
+    known = environ.get("GITHUB_RUN_ID") and environ.get("GITHUB_SERVER_URL")
+    return "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(environ) if known else ""
 
 
 def notify(event: str, title: str, body: str, link: str, environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -25,7 +25,7 @@ from pawl import paths, report
 from pawl.gate import rules
 from pawl.problem import Problem, Unreachable
 from pawl.report import text
-from scripts import cli, github
+from scripts import cli, github, notify
 
 BRANCH = "retrain"
 WORKFLOW = "pr.yml"
@@ -155,6 +155,7 @@ def propose(environ: Mapping[str, str], title: str, body: str, *, auto_merge: bo
                 raise
             return ask(repository, environ, title, body)
         said = f"Opened pull request #{pull.number}: {title}"
+        notify.notify("retrain_opened", title, body, pull.html_url, environ)
     if auto_merge:
         pull.enable_automerge(merge_method="SQUASH")
         said += "\nGitHub merges it once what main requires has passed"

@@ -44,10 +44,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     found = json.loads(drift.OUT.read_text())
     here = bool(environ.get("GITHUB_REPOSITORY"))
     if found["verdict"] == "drift":
-        link = (
-            "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(environ) if here else ""
+        notify.notify(
+            "drift", found["headline"], drift.OUT.with_suffix(".md").read_text(), notify.run_of(environ), environ
         )
-        notify.notify("drift", found["headline"], drift.OUT.with_suffix(".md").read_text(), link, environ)
         return retrain.main(["--dispatch"], environ) if here else 0
     if found["verdict"] == "no drift" and here:
         notify.main(["--event", "drift", "--resolved", "--title", found["headline"]], environ)

@@ -192,7 +192,7 @@ class Drift(Section):
     level: typing.Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05  # over all tests of a window together
     effect: Share = 0.1  # what a change must reach: KS distance, or total variation
     share: Share = 0.0  # of the columns that must have drifted; 0: any one
-    min_rows: typing.Annotated[int, msgspec.Meta(ge=2)] = 500  # of the reference, the window, and those with labels
+    min_rows: typing.Annotated[int, msgspec.Meta(ge=2)] = 1000  # of the reference, the window, and those with labels
     max_loss: typing.Annotated[float, msgspec.Meta(ge=0)] = 0.05  # of the metric, in its unit
     metric: str | None = None  # the first in gates.yaml without it
     columns: tuple[str, ...] = ()  # all features without it

@@ -308,7 +308,7 @@ def test_late_labels_find_their_predictions_and_the_table_is_a_source(place, ans
     twice = label(place, answered)
     with Path(twice).open("a") as stream:
         stream.write(f'"r0",0,"{own[0]}"\n"nobody",0,"{own[0]}"\n')
-    assert f"{len(lines)} of {len(lines)} predictions" in (said := joined(twice))
+    assert f"{len(lines)} of {len(lines)} predictions" in (said := joined(twice, "--answers"))
     assert "1 labels are of no prediction" in said
     found = {(each["request_id"], each["row"]): each for each in pq.read_table(place / "new/labelled.parquet").to_pylist()}  # fmt: skip
     assert len(found) == len(lines)
@@ -317,6 +317,8 @@ def test_late_labels_find_their_predictions_and_the_table_is_a_source(place, ans
         assert {name: row[name] for name in line["features"]} == line["features"]
         assert [row["income"], row["prediction"], row["probability >50K"], row["model_version"], row["time"], row["month"]] == [
             target, line["prediction"], line["probabilities"][1], "7", line["time"], "2026-01"]  # fmt: skip
+    joined(twice)
+    assert set(pq.read_schema(place / "new/labelled.parquet").names) == set(schema.load(paths.SCHEMA).columns)
     params = config.load(paths.PARAMS)
     ingest.run(params.problem, config.Ingest(source="new/labelled.parquet"), schema.load(paths.SCHEMA))
     assert set(schema.load(paths.SCHEMA).columns) <= set(pq.read_table(paths.RAW).column_names)
