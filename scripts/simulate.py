@@ -80,9 +80,10 @@ class Year:
                 shutil.copy2(name, self.folder / name)
         params = yaml.safe_load((self.folder / paths.PARAMS).read_text())
         schema = yaml.safe_load((self.folder / paths.SCHEMA).read_text())
-        if params["columns"].get("time"):
-            schema["columns"].pop(params["columns"].pop("time"))  # the log has its own
-        params |= {"ingest": {"source": WINDOW}, "prepare": {"split": "random"}}
+        roles = params.pop("columns")
+        for name in [*(each for role, each in roles.items() if role != "ignore"), *roles.get("ignore", ())]:
+            schema["columns"].pop(name, None)  # who asks does not say it
+        params |= {"columns": {}, "ingest": {"source": WINDOW}, "prepare": {"split": "random"}}
         for path, content in ((paths.PARAMS, params), (paths.SCHEMA, schema)):
             (self.folder / path).write_text(yaml.safe_dump(content, sort_keys=False))
         self.target, self.features = params["target"], [name for name in schema["columns"] if name != params["target"]]
@@ -293,7 +294,7 @@ def picture(found: Mapping[str, Any]) -> str:
         "baseline": [(each["month"], each["without"]) for each in months],
     }
     values = [value for points in lines.values() for _, value in points]
-    frame = draw.Frame((0.5, len(months) + 2.5), draw.span(values))
+    frame = draw.Frame((0.5, len(months) + 4.5), draw.span(values))
     parts = [
         frame.axes("month →", "↑ AUC of the month"),
         frame.upright(found["drift from"] - 0.5, "allowed"),
@@ -305,7 +306,7 @@ def picture(found: Mapping[str, Any]) -> str:
     ]
     ends = [
         (*frame.at(*points[-1]), name)
-        for name, points in (("retrained", lines["candidate"]), ("never", lines["baseline"]))
+        for name, points in (("retrained", lines["candidate"]), ("never retrained", lines["baseline"]))
     ]
     parts += [
         draw.group("candidate" if name == "retrained" else "baseline", draw.text(x + 8, y + 4, name))
@@ -313,9 +314,9 @@ def picture(found: Mapping[str, Any]) -> str:
     ]
     for each in months:
         if each["retrained"]:
-            x, y = frame.at(each["month"], each["served"])
-            parts.append(draw.text(x - 4, y + 20, "retrained, merged, released", "axis end"))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 270"><style><![CDATA[{CSS}]]></style><title>{draw.esc(found["headline"])}</title>{"".join(parts)}</svg>\n'
+            x, y = frame.at(each["month"] - 0.6, each["served"])
+            parts.append(draw.text(x, y - 6, "retrained, released", "axis end"))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 270"><style><![CDATA[{CSS} svg {{ font-family: sans-serif }}]]></style><title>{draw.esc(found["headline"])}</title>{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":
