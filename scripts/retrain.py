@@ -6,8 +6,8 @@ python -m scripts.retrain --force      whatever the champion does
 python -m scripts.retrain --dispatch   start retrain.yml on GitHub, unless it runs or ran within retrain.cooldown_days: what drift asks for
 
 What pins the data in params.yaml (ingest.digest, ingest.sql.until, the borders of a split by time) moves with it. The champion is scored on rows that it
-was not trained on, and held to what it made on its own test rows: drift.metric, drift.max_loss. Where nothing is to be proposed, params.yaml stays as it
-was, and a proposal that is open is closed. Exit code: 0 done, 1 not good enough (--check), 2 your input, 3 something outside did not answer.
+was not trained on, and held to what it made on its own test rows: drift.metric, drift.max_loss. Where nothing is to be proposed, everything here stays as
+it was, and a proposal that is open is closed. Exit code: 0 done, 1 not good enough (--check), 2 your input, 3 something outside did not answer.
 """
 
 import argparse
@@ -54,20 +54,21 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if args.dispatch:
         print(dispatched(environ, config.load(paths.PARAMS).retrain.cooldown_days))
         return 0
-    before = paths.PARAMS.read_bytes()
-    try:
-        with run.only_run("retrain.lock"):
+    params = paths.PARAMS.read_bytes()
+    with run.only_run("retrain.lock"), run.kept("retrain") as put_back:  # a look at fresh data changes nothing
+        try:
             found = fresh(environ)
-            if args.check or (found.good and not args.force):
-                paths.PARAMS.write_bytes(before)
-                said = found.said if found.good or args.check else ""
-                print(said)
-                github.summary(environ, f"{said}\n\n")
-                return told(environ, args, found)
-            return retrained(environ, found)
-    except BaseException:
-        paths.PARAMS.write_bytes(before)
-        raise
+            if not args.check and (args.force or not found.good):
+                return retrained(environ, found)
+        except BaseException:
+            paths.PARAMS.write_bytes(params)
+            put_back()
+            raise
+        paths.PARAMS.write_bytes(params)
+        put_back()
+    print(found.said)
+    github.summary(environ, f"{found.said}\n\n")
+    return told(environ, args, found)
 
 
 def told(environ: Mapping[str, str], args: argparse.Namespace, found: Checked) -> int:

@@ -189,12 +189,13 @@ def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tupl
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[Callable[[], None]]:
+def kept(under: str = "before") -> Iterator[Callable[[], None]]:
     """Keep hard links to every output: DVC removes a stage's outputs before it runs it. Yields the function that puts them back.
 
-    What a run left that was killed is put back first: it holds the only copy of what that run had removed.
+    What a run left that was killed is put back first: it holds the only copy of what that run had removed. Under another name,
+    around runs, it is an older state than theirs, and goes.
     """
-    folder, partial = paths.STATE / "before", paths.STATE / "before.partial"
+    folder, partial = paths.STATE / under, paths.STATE / f"{under}.partial"
 
     def put_back() -> None:
         for name in map(Path, OUTPUTS):
@@ -204,7 +205,7 @@ def kept() -> Iterator[Callable[[], None]]:
         shutil.rmtree(folder)
 
     if folder.exists():
-        put_back()
+        put_back() if under == "before" else shutil.rmtree(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name in map(Path, OUTPUTS):

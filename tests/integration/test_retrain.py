@@ -20,6 +20,10 @@ def served(registry):
     return registry
 
 
+def outputs(project):
+    return {path: path.read_bytes() for path in sorted((project.path / "data").rglob("*.parquet"))}
+
+
 def params(project, **values):
     """Commit other values of params.yaml, by dotted key."""
     told = yaml.safe_load((project.path / "params.yaml").read_text())
@@ -45,11 +49,15 @@ def test_a_champion_that_is_as_good_on_fresh_rows_stays(served):
     params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 100})
     before = (served.path / "models/bundle/manifest.json").read_text()
 
+    there = outputs(served)
     told = served.do("retrain")
 
     assert "The champion, version 1, is good enough: " in told
     assert "fresh rows" in told
     assert (served.path / "models/bundle/manifest.json").read_text() == before
+    assert "params.yaml" not in served.git("status", "--porcelain")
+    assert "dvc.lock" not in served.git("status", "--porcelain")
+    assert outputs(served) == there
 
 
 def test_too_few_fresh_rows_are_told_and_judge_nothing(served):
