@@ -46,6 +46,10 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Map
+    from mlflow.utils import environment
+
+    # It would read the files of every package here, to see that the versions that `requirements` has just read are installed.
+    environment.warn_dependency_requirement_mismatches = lambda _: None
 
     # MLflow's integers cannot be missing, and it takes no integer for a double.
     kinds = {
