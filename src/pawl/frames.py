@@ -5,6 +5,7 @@ scikit-learn's encoders take None for an unknown category where they learned NaN
 """
 
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,22 @@ def write_matrix(features: Any, path: Path) -> None:
     import scipy.sparse as sp
 
     if sp.issparse(features):
-        sp.save_npz(path.with_suffix(".npz"), sp.csr_matrix(features), compressed=False)
+        matrix = sp.csr_matrix(features)
+        arrays = {
+            "indices": matrix.indices,
+            "indptr": matrix.indptr,
+            "format": np.array(b"csr"),
+            "shape": np.array(matrix.shape),
+            "data": matrix.data,
+        }
+        with zipfile.ZipFile(
+            path.with_suffix(".npz"), "w"
+        ) as file:  # scipy's own writes headers that differ from one Python to the next
+            for name, each in arrays.items():
+                member = zipfile.ZipInfo(f"{name}.npy")
+                member.file_size = each.nbytes + 1000  # so that a large one gets the header of a large one
+                with file.open(member, "w") as stream:
+                    np.lib.format.write_array(stream, each, allow_pickle=False)
     else:
         np.save(path.with_suffix(".npy"), np.ascontiguousarray(features, dtype=np.float64))
 

@@ -297,20 +297,27 @@ def test_fresh_data_make_one_pull_request(github, broken):
     github.project.call("git", "revert", "--no-edit", "HEAD")
 
     nothing = github.play("schedule", "--workflow", "retrain.yml")
-    github.project.set(**{"ingest.sample.seed": 1})  # as if the source had changed
+    github.project.set(**{"ingest.sample.seed": 1, "drift.max_loss": 0.005})  # as if the source had other rows
     github.project.commit("Another month")
+    good = github.play("schedule", "--workflow", "retrain.yml")
+    github.project.set(**{"ingest.sample.drift": 1.0})  # and then other people in them
+    github.project.commit("And another")
     first = github.play("schedule", "--workflow", "retrain.yml")
     second = github.play("schedule", "--workflow", "retrain.yml")
 
-    assert nothing.runs["retrain"]["conclusion"] == first.runs["retrain"]["conclusion"] == "success", first.log[-3000:]
-    assert "nothing to propose" in nothing.summaries["retrain"]
+    for each in (nothing, good, first, second):
+        assert each.runs["retrain"]["conclusion"] == "success", each.log[-3000:]
+    assert "nothing to retrain on" in nothing.summaries["retrain"]
+    assert "The champion, version 1, is good enough: roc_auc is" in good.summaries["retrain"]
     proposals = [
         [pull for pull in each.state["issues"].values() if (pull.get("pull") or {}).get("head") == "retrain"]
-        for each in (first, second)
+        for each in (nothing, good, first, second)
     ]
-    assert [len(each) for each in proposals] == [1, 1]
+    assert [len(each) for each in proposals] == [0, 0, 1, 1]
     assert "Renewed pull request" in second.summaries["retrain"]
-    assert "against main" in proposals[1][0]["body"]
+    body = proposals[3][0]["body"]
+    assert body.startswith("**Why**: The champion, version 1, is no longer good enough: roc_auc is")
+    assert "against champion, version 1" in body
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import zipfile
 from datetime import date, datetime
 
 import numpy as np
@@ -134,3 +135,17 @@ def test_a_matrix_is_read_as_it_was_written(kind, tmp_path):
     found = frames.read_matrix(tmp_path / "train")
 
     np.testing.assert_array_equal(found.toarray() if kind == "sparse" else found, matrix)
+
+
+def test_a_sparse_matrix_is_the_same_file_whatever_python_wrote_it(tmp_path):
+    import scipy.sparse as sp
+
+    frames.write_matrix(sp.csr_matrix(np.eye(3)), tmp_path / "train")
+
+    with zipfile.ZipFile(tmp_path / "train.npz") as file:
+        content = (tmp_path / "train.npz").read_bytes()
+        for each in (
+            file.infolist()
+        ):  # of a small file, Python 3.11.2 and 3.11.7 write another extra field where zip64 is forced
+            assert int.from_bytes(content[each.header_offset + 28 : each.header_offset + 30], "little") == 0
+            assert each.date_time == (1980, 1, 1, 0, 0, 0)
