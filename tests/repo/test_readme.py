@@ -142,6 +142,17 @@ def test_the_figures_of_the_service_are_those_measured():
         assert words in text
 
 
+def test_the_figures_of_the_simulated_year_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/simulation.json").read_text())
+    text = " ".join(block("Watched, and retrained").split())
+
+    for words in (
+        f"{measured['alarms before the drift']} alarms in the six quiet months", f"drift seen in month {measured['alarms'][0]}",
+        f"{100 * measured['last / first month']:.0f} % of that of month 1", f"{100 * measured['last / first month, never retrained']:.0f} % without",
+    ):  # fmt: skip
+        assert words in text
+
+
 def test_the_figures_of_the_gate_are_those_measured():
     measured = json.loads((ROOT / "benchmarks/results/gate.json").read_text())
     shares, sizes = measured["shares that fail"], ("500", "2,000", "8,000")
