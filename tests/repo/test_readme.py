@@ -153,6 +153,20 @@ def test_the_figures_of_the_simulated_year_are_those_measured():
         assert words in text
 
 
+def test_the_figures_of_drift_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/drift.json").read_text())
+    text, ratios = " ".join(block("Watched, and retrained").split()), measured["ratios"]
+    quiet, shifted = ([100 * ratios[f"{rows} rows: {what}"] for rows in ("1,000", "4,000")] for what in ("quiet windows alarmed", "shifted windows found"))  # fmt: skip
+    whole, column = ratios["1,000 rows: Evidently's DataDriftPreset, shifted: table, any column"]
+
+    for words in (
+        f"of {measured['windows']['1,000 rows']['quiet']} quiet ones {quiet[0]:.0f} and {quiet[1]:.0f} % are alarmed",
+        f"of {measured['windows']['1,000 rows']['shifted']} whose largest change is just `drift.effect` {shifted[0]:.0f} and {shifted[1]:.0f} % are found",
+        f"calls {100 * whole:.0f} % of them drifted, and finds a drifted column in {100 * column:.0f} %",
+    ):  # fmt: skip
+        assert words in text
+
+
 def test_the_figures_of_the_gate_are_those_measured():
     measured = json.loads((ROOT / "benchmarks/results/gate.json").read_text())
     shares, sizes = measured["shares that fail"], ("500", "2,000", "8,000")
