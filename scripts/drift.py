@@ -10,7 +10,7 @@ params.yaml, `drift`, has the limits. Exit code: 0 done, 1 drift (with --exit-co
 """
 
 import bisect
-import json
+import contextlib
 import math
 import os
 import re
@@ -56,6 +56,7 @@ class Reference(NamedTuple):
     loaded: bundle.Bundle
     rows: Side
     scored: Side
+    tests: str  # the table of the rows that it has not seen
 
 
 @dataclass
@@ -90,26 +91,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give --log, or --reference and --current")
     if args.current and (args.labels or args.since or args.until or args.last or args.every):
         parser.error("labels and windows are of a log: give --log")
-    if sum(map(bool, (args.since or args.until, args.last, args.every))) > 1 or (args.every or 1) < 1:
+    if sum(map(bool, (args.since or args.until, args.last, args.every is not None))) > 1 or (
+        args.every is not None and args.every < 1
+    ):
         parser.error("give one of --since/--until, --last and --every, which is at least 1")
+    if args.since and args.until and moment(args.since) >= moment(args.until):
+        parser.error("--since is not before --until")
     params = config.load(paths.PARAMS)
     limits = params.drift
     if args.columns:
-        limits = msgspec.structs.replace(limits, columns=tuple(args.columns.split(",")))
+        limits = msgspec.structs.replace(limits, columns=tuple(filter(None, map(str.strip, args.columns.split(",")))))
     history = args.history or (f"{args.log.rstrip('/')}/history.jsonl" if args.log else str(HISTORY))
     known = read_history(history)
     found = of_log(args, params, limits, known) if args.log else [of_tables(args, params, limits)]
     reports = [each for each, _ in found]
     report, samples = next((each for each in reversed(found) if each[0].verdict == "drift"), found[-1])
     judged = [each for each in reports if each.window.name]
-    if judged:
-        known = merged(known, judged)
-        write_history(history, known)
+    known = merged(known, judged)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     OUT.with_suffix(".md").write_text(drift.markdown(report))
     page(report, samples, OUT.with_name("drift_report.html"))
     OUT.with_name("drift_history.svg").write_text(picture(known, limits))
+    try:
+        if judged:
+            write_history(history, known)
+    except Unreachable as error:  # keys that read and no more: the verdict is there all the same
+        print(f"warning: {error}", file=sys.stderr)
     for each in reports[:-8:-1][::-1] if len(reports) > 1 else []:
         print(f"{each.window.name}: {each.headline}")
     print(drift.screen(report))
@@ -211,13 +219,14 @@ def reference(file: str | None, params: config.Params, limits: config.Drift) -> 
     # A model is surer of the rows that it was trained on than of any other: its answers are held against those on rows it has not seen.
     test = paths.PREPARED / "test.parquet"
     scored = Side({PREDICTION: score_kind(loaded)}, limits.rows)
-    for table, keys in keyed(file or str(test if test.exists() else train)):
+    tests = file or str(test if test.exists() else train)
+    for table, keys in keyed(tests):
         if not table.num_rows:
             continue
         prediction, probabilities = evaluate.score(loaded, table)
         named = [loaded.manifest["labels"][each] for each in prediction] if loaded.manifest["labels"] else prediction
         scored.add(typed({PREDICTION: probabilities[:, 1] if loaded.manifest["task"] == "binary" else named}, scored.kinds), keys)  # fmt: skip
-    return Reference(file or str(train), loaded, whole, scored)
+    return Reference(file or str(train), loaded, whole, scored, tests)
 
 
 def score_kind(loaded: bundle.Bundle) -> Kind:
@@ -312,12 +321,16 @@ def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[Cut]
 
 def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits: config.Drift, truth: labels.Labels | None) -> tuple[list[Gathered], replay.Found]:  # fmt: skip
     """Return what lies in windows that follow one another, read once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     manifest, found = given.loaded.manifest, replay.Found()
     features = {name: kind for name, kind in given.rows.kinds.items() if name in manifest["features"]}
     task: Kind = "number" if manifest["task"] == "regression" else "category"
     scores = [f"probability {label}" for label in manifest["labels"]]
     real: dict[str, Kind] = {manifest["target"]: task, "prediction": task, **dict.fromkeys(scores, "number")}
     held = [Gathered(window, Side(features | given.scored.kinds, limits.rows, ends(given.rows)), Side(real, limits.rows)) for window, _, _ in windows]  # fmt: skip
+    strange = 0
     low, uppers, every = windows[0][1], [up for _, _, up in windows], bool(windows[0][0].edge)
     for lines in labels.batched(replay.logged(log, found, kind, wanted(low[0], uppers[-1][0]))):
         keys, times = labels.keys(lines), np.array([each.time for each in lines])
@@ -335,7 +348,17 @@ def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits
             if truth is not None:
                 columns[manifest["target"]] = truth.of(key)
                 there = np.logical_and.reduce([columns[name].is_valid().to_numpy(zero_copy_only=False) for name in real])  # fmt: skip
-                into.truth.add(typed(columns, real).filter(there), key[there])
+                if manifest["labels"]:  # another model's, or a mistake: neither right nor wrong
+                    classes = pa.array(manifest["labels"])
+                    real_ones = [
+                        pc.is_in(columns[name].cast("string"), classes).to_numpy(zero_copy_only=False)
+                        for name in (manifest["target"], "prediction")
+                    ]
+                    strange += int((there & ~real_ones[0]).sum())
+                    there = there & real_ones[0] & real_ones[1]
+                into.truth.add(typed(columns, real).filter(pa.array(there)), key[there])
+    if strange:
+        print(f"warning: {strange:,} labels are of no class that the model knows: left out", file=sys.stderr)
     for each, (window, after, up) in zip(held, windows, strict=True):
         first, last = each.times or (after[0], min(up[0], time.time()))
         since, until = iso(first if every else after[0] or first), iso(last if every or up[0] == math.inf else up[0])
@@ -345,10 +368,10 @@ def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits
 
 def report_of(each: Gathered, given: Reference, params: config.Params, limits: config.Drift, damaged: int) -> tuple[Report, tuple[Any, Any]]:  # fmt: skip
     """Return the report of a window, and its samples."""
-    manifest, reference = given.loaded.manifest, given.rows
+    reference = given.rows
     left_out = {name: "it is not in the log: PAWL_LOG_WITHOUT" for name in each.rows.kinds if name in reference.kinds and name not in each.present and each.rows.rows}  # fmt: skip
     each.rows.kinds = {name: kind for name, kind in each.rows.kinds.items() if name not in left_out}
-    measured = performance(each.truth, manifest, limits) if each.truth.rows >= limits.min_rows else None
+    measured = performance(each.truth, given, limits) if each.truth.rows >= limits.min_rows else None
     target = (params.target, each.truth) if each.truth.rows and params.target in reference.kinds else None
     report = drift.assess(
         limits, reference, each.rows, name=given.name, window=each.window, target=target,
@@ -358,32 +381,43 @@ def report_of(each: Gathered, given: Reference, params: config.Params, limits: c
     return report, (reference.sample(), each.rows.sample())
 
 
-def performance(truth: Side, manifest: Mapping[str, Any], limits: config.Drift) -> Performance | None:
-    """Return the metric on rows that have labels, against the one that training recorded on its test rows."""
-    from pawl.pipeline import train
+def performance(truth: Side, given: Reference, limits: config.Drift) -> Performance | None:
+    """Return the metric on rows that have labels, against that of the same model on rows it has not seen; None where those have no target."""
+    import pyarrow as pa
+
+    from pawl.pipeline import evaluate, train
     from task.metrics import METRICS
 
     gates = rules.load(paths.GATES)
-    try:
-        recorded = json.loads(paths.METRICS.read_text())["test"]
-    except (OSError, ValueError, KeyError) as error:
-        raise Problem("what training measured is not here", paths.METRICS, "`make run`, or take it from git") from error
+    options: dict[str, Any] = {"seed": 0, "custom": METRICS, "resamples": 200}
+    loaded, tables = given.loaded, []
+    for table in labels.chunks(given.tests):
+        tables.append(table)
+        if sum(map(len, tables)) >= limits.rows:
+            break
+    tests = pa.concat_tables(each for each in tables if len(each))
+    if loaded.manifest["target"] not in tests.column_names:
+        return None
+    names = loaded.manifest["labels"]
+
+    def measured(y: Any, answer: Any, scores: Any) -> dict[str, metrics.Estimate]:
+        if names:
+            return metrics.classification(y, scores, answer, **options)
+        return metrics.regression(y, answer, **options)
+
+    recorded = measured(train.target(tests.column(loaded.manifest["target"]), names), *evaluate.score(loaded, tests))
     metric = limits.metric or next((name for name in gates.metrics if name in recorded), next(iter(recorded)))
     if metric not in recorded:
         refuse_name(f"drift.metric: {metric}", metric, list(recorded), where=str(paths.PARAMS))
-    sample, names = truth.sample(), manifest["labels"]
-    options: dict[str, Any] = {"seed": 0, "custom": METRICS, "resamples": 200}
-    y, answer = (train.target(sample.column(name), names) for name in (manifest["target"], "prediction"))
-    if names:
-        scores = np.column_stack([sample.column(f"probability {label}").to_numpy() for label in names])
-        found = metrics.classification(y, scores, answer, **options)
-    else:
-        found = metrics.regression(y, answer, **options)
+    sample = truth.sample()
+    y, answer = (train.target(sample.column(name), names) for name in (loaded.manifest["target"], "prediction"))
+    scores = np.column_stack([sample.column(f"probability {label}").to_numpy() for label in names]) if names else None
+    found = measured(y, answer, scores)
     rule = gates.metrics.get(metric)
     sign = rule.sign if rule else 1 if metric in rules.HIGHER else -1
-    return drift.performance(
-        metric, sign, msgspec.convert(recorded[metric], Value, strict=False), found[metric], limits
-    )
+    own = recorded[metric]
+    before = Value(float(own.value), float(own.low), float(own.high), own.n)
+    return drift.performance(metric, sign, before, found[metric], limits)
 
 
 def read_history(url: str) -> list[Report]:
@@ -393,12 +427,14 @@ def read_history(url: str) -> list[Report]:
         content = place.cat_file(root) if place.exists(root) else b""
     except Exception as error:  # each store has exceptions of its own
         raise Unreachable(f"the history cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
-    try:
-        return msgspec.json.Decoder(Report).decode_lines(content)
-    except msgspec.MsgspecError as error:
-        raise Problem(
-            f"a line of the history is none: {error}", url, "remove the line, or name another --history"
-        ) from error
+    found, decoder = [], msgspec.json.Decoder(Report)
+    for line in content.splitlines():  # whoever may write there must not end the watch
+        with contextlib.suppress(msgspec.MsgspecError):
+            found.append(decoder.decode(line))
+    whole = [each for each in found if not each.window.edge or each.window.edge[0] < time.time() + DAY]
+    if lost := len(content.splitlines()) - len(whole):
+        print(f"warning: {lost} lines of {url} are no windows, or of the future: left out", file=sys.stderr)
+    return whole
 
 
 def merged(known: Sequence[Report], reports: Sequence[Report]) -> list[Report]:
@@ -479,7 +515,7 @@ def moment(text: str) -> float:
 
 def duration(text: str) -> float:
     """Return the seconds in 7d."""
-    if not re.fullmatch(r"\d+[hdw]", text):
+    if not re.fullmatch(r"\d{1,5}[hdw]", text):
         raise Problem(f"{text} is no span of time", "--last", "write 24h, 7d or 4w")
     return int(text[:-1]) * UNITS[text[-1]]
 

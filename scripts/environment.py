@@ -18,6 +18,7 @@ from pathlib import Path
 
 VENV = Path(".venv")
 SETTINGS = (".dvc/config", ".dvc/config.local", "params.yaml")
+PLACES = ("PREDICTION_LOG", "LABELS", "PREDICTIONS_URL", "DVC_REMOTE")  # variables
 LOCK = Path("requirements/dev.txt")
 INSTALLER = Path("requirements/uv.txt")
 VERSIONS = ((3, 11), (3, 15))  # from, below; pyproject.toml says the same, and a test compares them
@@ -64,6 +65,7 @@ def drivers() -> list[Path]:
         if path.exists()
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
+    lines += [os.environ.get(name, "") for name in PLACES]
     return [
         Path("requirements", name + ".txt")
         for name in ("azure", "gs", "s3")

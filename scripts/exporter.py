@@ -71,12 +71,13 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser = cli.parser("exporter", __doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where it listens (127.0.0.1)")
     parser.add_argument("--port", type=int, default=9100, help="9100")
-    parser.add_argument("--drift", default="reports/drift.json", metavar="FILE", help="or an address (reports/drift.json)")  # fmt: skip
+    parser.add_argument("--drift", metavar="FILE", help="or an address: a report, or a history; without it that of the log, or reports/drift.json")  # fmt: skip
     parser.add_argument("--log", metavar="URL", help="where the prediction log is kept")
     parser.add_argument("--every", type=float, default=60, metavar="SECONDS", help="how often it looks (60)")
     args = parser.parse_args(argv)
     sources: dict[str, Callable[[], Iterator[Series]]]
-    sources = {"drift": lambda: drift(args.drift), "model": trained}
+    watched = args.drift or (f"{args.log.rstrip('/')}/history.jsonl" if args.log else "reports/drift.json")
+    sources = {"drift": lambda: drift(watched), "model": trained}
     if Path(".git").exists():
         sources["ledger"] = lambda: released(environ)
     if args.log:
@@ -103,7 +104,7 @@ def drift(url: str) -> Iterator[Series]:
     """Yield what scripts.drift found; nothing before it looked for the first time."""
     place, path = ship.opened(url)
     try:
-        found = json.loads(place.cat_file(path))
+        found = json.loads(place.cat_file(path).splitlines()[-1] if url.endswith(".jsonl") else place.cat_file(path))
     except FileNotFoundError:
         return
     if found["verdict"] not in VERDICTS:

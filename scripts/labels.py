@@ -173,12 +173,22 @@ def read(url: str, target: str) -> Labels:
         label = next((name for name in (target, "label") if name in names), "")
         if "request_id" not in names or not label:
             raise Problem(f"it has no column {'request_id' if 'request_id' not in names else target + ', or label'}", url, f"its columns are {', '.join(names)}; name them request_id, row and {target}")  # fmt: skip
+        if len(names) > len(set(names)):
+            raise Problem("two of its columns have one name", url, f"its columns are {', '.join(names)}")
         table = given.filter(pc.and_(given.column("request_id").is_valid(), given.column(label).is_valid()))
-        place = table.column("row").fill_null(0).to_numpy() if "row" in names else 0
+        try:
+            place = table.column("row").cast("int64").fill_null(0).to_numpy() if "row" in names else 0
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise Problem(
+                f"a row is no whole number: {error}", url, "row is the place in the request, from 0"
+            ) from error
         value = table.column(label)
+        value = value.cast("string") if pa.types.is_null(value.type) else value  # none has arrived yet
         if pa.types.is_dictionary(value.type):
             value = value.cast(value.type.value_type)
         parts.append((table.column("request_id").cast("string"), place, value))
+    if not sum(len(value) for *_, value in parts):
+        return Labels(np.empty(0, np.uint64), pa.array([], pa.string()), np.zeros(0, dtype=bool))
     ids, values = (pa.concat_arrays([one for each in column for one in each.chunks]) for column in ([part[0] for part in parts], [part[2] for part in parts]))  # fmt: skip
     named = drift.keys_of(ids, np.concatenate([np.broadcast_to(place, len(each)) for each, place, _ in parts]))
     order = np.argsort(named, kind="stable")

@@ -47,6 +47,7 @@ class Logged(Line):
     """A line of the log, held to what is needed here."""
 
     time: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+    row: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     prediction: str | float
     features: dict[str, Any]
 

@@ -11,6 +11,7 @@ it was, and a proposal that is open is closed. Exit code: 0 done, 1 not good eno
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -54,17 +55,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if args.dispatch:
         print(dispatched(environ, config.load(paths.PARAMS).retrain.cooldown_days))
         return 0
-    params = paths.PARAMS.read_bytes()
     with run.only_run("retrain.lock"), run.kept("retrain") as put_back:  # a look at fresh data changes nothing
         try:
             found = fresh(environ)
             if not args.check and (args.force or not found.good):
                 return retrained(environ, found)
         except BaseException:
-            paths.PARAMS.write_bytes(params)
             put_back()
             raise
-        paths.PARAMS.write_bytes(params)
         put_back()
     print(found.said)
     github.summary(environ, f"{found.said}\n\n")
@@ -91,11 +89,14 @@ def retrained(environ: Mapping[str, str], found: Checked) -> int:
         return unattended.main([], environ)
     from scripts import propose, tune
 
+    on_github = bool(environ.get("GITHUB_REPOSITORY"))  # where main's own data may be gone
     code = tune.main(["--write"]) if asked.tune else 0
-    code = code or pipeline(environ) or report.main(["--base", "HEAD", "--no-train"], environ)
+    code = code or pipeline(environ) or report.main(["--base", "HEAD", *(["--no-train"] if on_github else [])], environ)
     if code:
         return code
-    if not environ.get("GITHUB_REPOSITORY"):
+    if not on_github:
+        allowed = json.loads(paths.REPORT.read_text())["allowed"]
+        print("" if allowed else "The gates say no: look at reports/report.html first.\n", end="")
         print(f"next: git switch --create {propose.BRANCH} && git commit {paths.PARAMS} {' '.join(propose.FILES)}")
         return 0
     words = ["--why", f"**Why**: {found.said}", "--file", str(paths.PARAMS)]

@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.debug:
         os.environ["PAWL_DEBUG"] = "1"
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # stages are started as `python`
+    )
+    os.environ.update(environment.QUIET)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a cancelled job gets: outputs are put back
     try:
         if not paths.PARAMS.exists():
@@ -192,23 +196,24 @@ def reproduce(args: argparse.Namespace, warm: Any, *, same_source: bool) -> tupl
 def kept(under: str = "before") -> Iterator[Callable[[], None]]:
     """Keep hard links to every output: DVC removes a stage's outputs before it runs it. Yields the function that puts them back.
 
-    What a run left that was killed is put back first: it holds the only copy of what that run had removed. Under another name,
-    around runs, it is an older state than theirs, and goes.
+    What a run left that was killed is put back first: it holds the only copy of what that run had removed. Under another name it is
+    kept around runs, with params.yaml, for one that looks and changes nothing.
     """
     folder, partial = paths.STATE / under, paths.STATE / f"{under}.partial"
+    names = [*map(Path, OUTPUTS), *([paths.PARAMS] if under != "before" else [])]
 
     def put_back() -> None:
-        for name in map(Path, OUTPUTS):
+        for name in names:
             shutil.rmtree(name, ignore_errors=True) if name.is_dir() else name.unlink(missing_ok=True)
             if (folder / name).exists():
                 shutil.move(folder / name, name)
         shutil.rmtree(folder)
 
     if folder.exists():
-        put_back() if under == "before" else shutil.rmtree(folder)
+        put_back()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in map(Path, OUTPUTS):
+    for name in names:
         if name.is_dir():
             shutil.copytree(name, partial / name, copy_function=_link, symlinks=True)
         elif name.exists():
@@ -296,4 +301,5 @@ def _stages() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    shutil.rmtree(paths.STATE / "retrain", ignore_errors=True)  # of one that was killed: this run is the newer state
     sys.exit(main())

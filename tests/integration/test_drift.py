@@ -337,7 +337,6 @@ def test_other_tasks_are_held_by_their_labels_or_values(place, make_bundle, make
     metric = "accuracy" if task == "multiclass" else "mae"
     params |= {"task": task, "target": "worth", "positive": None, "threshold": 0.5, "drift": {"min_rows": 100, "metric": metric, "max_loss": 0.2}}  # fmt: skip
     (place / "params.yaml").write_text(yaml.safe_dump(params))
-    (place / "reports/metrics.json").write_text(json.dumps({"test": {metric: {"value": 1.0, "low": 0.98, "high": 1.02, "n": 300}}}))  # fmt: skip
     pq.write_table(pa.Table.from_pylist([each | {"worth": own} for each, own in zip(records, answers, strict=True)]), "reference.parquet")  # fmt: skip
     lines = [{"time": START + at, "request_id": f"r{at}", "row": 0, "model_version": "1", "prediction": answers[at],
               "probabilities": None if scores is None else scores[at].tolist(), "features": records[at]} for at in range(300)]  # fmt: skip
@@ -351,7 +350,42 @@ def test_other_tasks_are_held_by_their_labels_or_values(place, make_bundle, make
     assert f"{metric} {'fell' if task == 'multiclass' else 'rose'} by" in bad["headline"]
 
 
+def test_what_others_wrote_wrong_ends_no_watch(place, answered, capsys):
+    """Labels that have not arrived, or are of no class; answers of another model; lines of the log and of the history that are none."""
+    lines, own = answered
+    odd = [{**lines[0], "request_id": "odd", "prediction": "zzz"}, {**lines[0], "request_id": "far", "row": 2**64 + 5}]
+    log = write(place, [*lines, *odd])
+    (place / "none.csv").write_text("request_id,label\n")
+    assert asked("--log", log, "--labels", "none.csv")["labelled"] == 0
+
+    given = Path(label(place, answered))
+    given.write_text(given.read_text().replace(own[0], "maybe", 1) + f'"odd",0,"{own[0]}"\n')
+    history = Path(log) / "history.jsonl"
+    future = json.loads(history.read_text()) | {"window": {"name": "far", "edge": [9e10, 1]}}
+    history.write_text(history.read_text() + "nonsense\n" + json.dumps(future) + "\n")
+    found = asked("--log", log, "--labels", str(given))
+
+    told = capsys.readouterr().err
+    assert found["labelled"] == len(lines) - 1
+    assert found["damaged"] == 1
+    assert "1 labels are of no class that the model knows" in told
+    assert "2 lines of" in told
+    assert all(json.loads(each) for each in history.read_text().splitlines())
+
+
+def test_where_the_history_cannot_be_written_the_verdict_is_there_all_the_same(place, answered, capsys):
+    log = write(place, answered[0])
+    (place / "file").write_text("")
+
+    found = asked("--log", log, "--history", str(place / "file/history.jsonl"))
+
+    assert found["verdict"] == "no drift"
+    assert "warning: error: the history was not written" in capsys.readouterr().err
+
+
 PROBLEMS = {
+    "labels with half a row": (["--labels", "half.csv"], "a row is no whole number", "from 0"),
+    "labels with a name twice": (["--labels", "twice.csv"], "two of its columns have one name", "request_id"),
     "an unknown column": (["--columns", "agee"], "agee is not a known name", "did you mean age?"),
     "a wrong time": (["--since", "yesterday"], "yesterday is no time", "2026-01-31"),
     "a wrong span": (["--last", "7 days"], "7 days is no span", "7d"),
@@ -366,6 +400,8 @@ def test_bad_input_is_told_and_writes_nothing(place, answered, capsys, problem):
     words, what, fix = PROBLEMS[problem]
     log = write(place, answered[0])
     label(place, answered)
+    (place / "half.csv").write_text("request_id,row,label\nr0,0.5,no\n")
+    (place / "twice.csv").write_text("request_id,request_id,label\nr0,r0,no\n")
 
     assert script.main(["--log", log, *words]) == 2
     told = capsys.readouterr().err

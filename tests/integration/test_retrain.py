@@ -1,6 +1,9 @@
 """Fresh data: the champion is asked first; what pins the data moves; what is proposed is judged against what is served."""
 
 import json
+import subprocess
+import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -119,6 +122,33 @@ def test_what_pins_the_data_moves(tmp_path, monkeypatch):
     assert (
         retrain.pins(config.msgspec.structs.replace(found, ingest=config.Ingest(source="data.csv")), "2026-11-22") == {}
     )
+
+
+def test_stages_find_their_python_whatever_path_says(served):
+    params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 100})
+    environ = served.environ | {"PATH": "/usr/bin:/bin"}
+
+    words = [sys.executable, "-m", "scripts.retrain", "--check"]
+    done = subprocess.run(words, cwd=served.path, env=environ, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert "is good enough" in done.stdout
+
+
+def test_killed_in_the_middle_the_next_look_puts_back_what_was(served):
+    there = outputs(served)
+    params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 100})
+    left = retrain.run.kept("retrain")
+    left.__enter__()  # and nothing after it, as after SIGKILL
+    served.edit("params.yaml", "seed: 1", "seed: 2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DVC's
+        assert retrain.run.main(["prepare"]) == 0
+
+    assert outputs(served) != there
+    served.do("retrain", "--check")
+    assert outputs(served) == there
+    assert "seed: 1" in (served.path / "params.yaml").read_text()
 
 
 class Runs:
