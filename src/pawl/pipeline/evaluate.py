@@ -1,6 +1,7 @@
 """bundle -> reports: scores the stored artifact on raw prepared rows, the way it will be served."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from task.params import FeaturizeParams
 from task.slices import SLICES
 
 BATCH_ROWS = 100_000
+ADDRESS = r"(?<=x)[0-9a-f]{8,16}(?=>|&gt;)"  # of an object in memory: another in every process
 PLOTS = {
     "roc": ["false_positive_rate", "true_positive_rate"],
     "precision_recall": ["recall", "precision"],
@@ -202,7 +204,7 @@ def describe(loaded: bundle.Bundle) -> None:
         "digest": loaded.digest,
         "name": type(model).__name__,
         "module": type(model).__module__,
-        "params": {key: str(value) for key, value in params.items()},
+        "params": {key: re.sub(ADDRESS, "", str(value)) for key, value in params.items()},
     }
     made: dict[str, Any] = {"estimator.json": told}
     if booster:
@@ -213,7 +215,7 @@ def describe(loaded: bundle.Bundle) -> None:
     paths.ESTIMATOR.mkdir(parents=True, exist_ok=True)
     for name, content in made.items():
         (paths.ESTIMATOR / name).write_text(json.dumps(content, indent=1) + "\n")
-    (paths.ESTIMATOR / "estimator.html").write_text(estimator_html_repr(loaded.pipeline))
+    (paths.ESTIMATOR / "estimator.html").write_text(re.sub(ADDRESS, "", estimator_html_repr(loaded.pipeline)))
 
 
 def calibration(y: Any, probability: Any, bins: int = 10) -> list[tuple[float, float, float, float, int]]:
