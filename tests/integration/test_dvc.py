@@ -124,7 +124,7 @@ def test_dvc_repro_stops_at_the_stage_that_was_asked_for(project):
         pytest.param("params.yaml", "num_leaves: 15", "num_leaves: 7", ["train", "evaluate"], id="train"),
         pytest.param("params.yaml", "category_rows: 20", "category_rows: 90", ALL[3:], id="featurize"),
         pytest.param("params.yaml", "valid: 0.1", "valid: 0.2", ALL[2:], id="prepare"),
-        pytest.param("params.yaml", "min_rows: 1000", "min_rows: 999", ["validate"], id="validate"),
+        pytest.param("params.yaml", "validate:\n  min_rows: 1000", "validate:\n  min_rows: 999", ["validate"], id="validate"),
         pytest.param("params.yaml", "    seed: 0\n    drift", "    seed: 1\n    drift", ALL, id="data"),
         pytest.param("schema.yaml", "min: 0, scale: 48.0", "min: 1, scale: 48.0", ALL[:4], id="a rule, no new model"),
         pytest.param("src/task/slices.py", '"""Groups', '"""The groups', ["evaluate"], id="code of one stage"),
