@@ -167,6 +167,19 @@ def test_the_figures_of_drift_are_those_measured():
         assert words in text
 
 
+def test_the_figures_of_batch_prediction_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/predict.json").read_text())
+    text = " ".join(block("Watched, and retrained").split())
+
+    assert not any(each["differ in a bit"] for each in measured["identity"].values())
+    for words in (
+        f"{measured['ratios']['plain script / ours']:.1f} times as fast as a pandas script",
+        f"{measured['ratios']['mlflow models predict / ours, fewer rows']:.1f} times as `mlflow models predict`",
+        f"ten million in {measured['ours alone']['peak_mib']:.0f} MiB",
+    ):
+        assert words in text
+
+
 def test_the_figures_of_the_gate_are_those_measured():
     measured = json.loads((ROOT / "benchmarks/results/gate.json").read_text())
     shares, sizes = measured["shares that fail"], ("500", "2,000", "8,000")
