@@ -200,9 +200,11 @@ def kept(under: str = "before") -> Iterator[Callable[[], None]]:
     kept around runs, with params.yaml, for one that looks and changes nothing.
     """
     folder, partial = paths.STATE / under, paths.STATE / f"{under}.partial"
-    names = [*map(Path, OUTPUTS), *([paths.PARAMS] if under != "before" else [])]
+    names = [Path(name) for name in OUTPUTS]
 
     def put_back() -> None:
+        if not folder.is_dir():  # whoever took it away must not make us remove what is here
+            raise FileNotFoundError(folder)
         for name in names:
             shutil.rmtree(name, ignore_errors=True) if name.is_dir() else name.unlink(missing_ok=True)
             if (folder / name).exists():
@@ -211,6 +213,8 @@ def kept(under: str = "before") -> Iterator[Callable[[], None]]:
 
     if folder.exists():
         put_back()
+    if under != "before":  # what a killed one left of it is not put back: somebody may have edited it since
+        names.append(paths.PARAMS)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name in names:
@@ -301,5 +305,7 @@ def _stages() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(paths.STATE / "retrain", ignore_errors=True)  # of one that was killed: this run is the newer state
+    if (paths.STATE / "retrain").exists():
+        with contextlib.suppress(Unreachable), only_run("retrain.lock"):  # one that goes on runs us, in its image
+            shutil.rmtree(paths.STATE / "retrain")  # of one that was killed: this run is the newer state
     sys.exit(main())

@@ -148,7 +148,23 @@ def test_killed_in_the_middle_the_next_look_puts_back_what_was(served):
     assert outputs(served) != there
     served.do("retrain", "--check")
     assert outputs(served) == there
-    assert "seed: 1" in (served.path / "params.yaml").read_text()
+    assert "seed: 2" in (served.path / "params.yaml").read_text()  # somebody may have edited it since
+
+
+def test_the_image_that_runs_the_pipeline_does_not_take_away_what_is_put_back(served, monkeypatch):
+    params(served, **{"ingest.sample.seed": 1, "drift.min_rows": 100})
+    there, before = outputs(served), (served.path / "params.yaml").read_text()
+
+    def inside(words):  # as Dockerfile.train's container does on this folder: a process of its own
+        return subprocess.run(
+            [sys.executable, "-m", *words], cwd=served.path, env=served.environ, check=False
+        ).returncode
+
+    monkeypatch.setattr(retrain.in_image, "main", inside)
+
+    assert "is good enough" in served.do("retrain", environ={"IN": "image"})
+    assert outputs(served) == there
+    assert (served.path / "params.yaml").read_text() == before
 
 
 class Runs:
