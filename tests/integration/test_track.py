@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import sqlite3
 import subprocess
 import sys
 
@@ -506,3 +508,18 @@ def test_a_server_is_used_instead_of_the_embedded_store(copies, server, warm):
     assert said.endswith(f" (new) is in {server.url}.\n")
     assert [status for _, status in made.runs] == ["FINISHED"]
     assert not (made.path / "mlflow.db").exists()
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(empty, warm, tmp_path):
+    (tmp_path / ".pawl").mkdir()
+    (tmp_path / ".pawl/store.part").write_bytes(empty.read_bytes()[: empty.stat().st_size // 2])
+
+    ((code, said),) = warm({"folder": tmp_path, "environ": dict(os.environ), "code": "from pawl import tracking\nwith tracking.store(): pass"})  # fmt: skip
+
+    assert code == 0, said
+    assert [path.name for path in (tmp_path / ".pawl").iterdir()] == ["store.lock"]
+    for place in (empty, tmp_path / "mlflow.db"):
+        with sqlite3.connect(place) as base:
+            assert base.execute("pragma integrity_check").fetchall() == [("ok",)]
+            tables = base.execute("select count(*) from sqlite_master").fetchone()[0]
+            assert tables > 50
