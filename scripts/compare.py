@@ -27,6 +27,7 @@ from pawl import answers, bundle, config, paths, registry, rows, tracking
 from pawl.answers import Answers
 from pawl.gate import compare, rules, statistics
 from pawl.gate.compare import finite
+from pawl.gate.rules import Gates
 from pawl.parts import Value
 from pawl.pipeline import train
 from pawl.problem import Problem
@@ -79,18 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (len(args.runs), bool(args.versions), bool(args.baseline)) not in {(2, False, False), (0, True, False), (1, False, True)}:  # fmt: skip
         parser.error("name two runs; or one, and --baseline; or --versions and two of them")
     gates = rules.load(paths.GATES)
-    signs = {**dict.fromkeys(rules.HIGHER, 1), **dict.fromkeys(rules.LOWER, -1)}
-    signs |= {name: rule.sign for name, rule in gates.metrics.items()}
     with tempfile.TemporaryDirectory() as folder:
         with tracking.store() as store:
             found = chosen(store, args)
             got = [each for run in found if (each := fetched(store, run, Path(folder) / run.info.run_id))]
         if both := len(got) == 2:
             one, two, left_out = answered(*got)
-            lines, rows_said = scored(one, two, signs), f"on the same {len(one.rows):,} test rows"
+            lines, rows_said = scored(one, two, gates), f"on the same {len(one.rows):,} test rows"
             rows_said += f"; {left_out:,} that one of them was trained on are left out" if left_out else ""
         else:
-            lines, rows_said = logged(found[0].data.metrics, found[1].data.metrics, signs), "by their logged numbers"
+            lines, rows_said = logged(found[0].data.metrics, found[1].data.metrics, gates), "by their logged numbers"
     lines.sort(key=lambda each: list(gates.metrics).index(each.metric) if each.metric in gates.metrics else math.inf)
     how = PAIRED if both else UNPAIRED
     told: dict[str, Any] = {
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.versions
         else [called(run) for run in found]
     )
-    print(json.dumps(told, indent=1) if args.json else shown(lines, names, rows_said, how, signs), flush=True)
+    print(json.dumps(told, indent=1) if args.json else shown(lines, names, rows_said, how, gates), flush=True)
     with tracking.store() as store:
         log(store, found[0], found[1], lines, told)
     return 0
@@ -221,20 +220,19 @@ def answered(*folders: Path) -> tuple[Answers, Answers, int]:
     return one, two, len(y) - len(one.rows)
 
 
-def scored(one: Answers, two: Answers, signs: Mapping[str, int]) -> list[Line]:
+def scored(one: Answers, two: Answers, gates: Gates) -> list[Line]:
     """Return every metric of two models on the same rows."""
     first, second = compare.measure(one), compare.measure(two)
     found = {name: statistics.difference(name, two, one, custom=METRICS.get(name)) for name in first}
     p = [2 * min(each.p_lower, each.p_higher) if math.isfinite(each.value) else 1.0 for each in found.values()]
     lines = []
     for (name, each), adjusted in zip(found.items(), statistics.holm(p), strict=True):
-        value = Value(finite(each.value), finite(each.low), finite(each.high), each.n)
-        said = "same" if each.value == each.error == 0 else verdict(each.value, signs.get(name, 0), sure=adjusted < 0.05)  # fmt: skip
-        lines.append(Line(name, first[name], second[name], value, said))
+        said = "same" if each.value == each.error == 0 else verdict(each.value, gates.sign(name), sure=adjusted < 0.05)  # fmt: skip
+        lines.append(Line(name, first[name], second[name], compare.of_estimate(each), said))
     return lines
 
 
-def logged(one: Mapping[str, float], two: Mapping[str, float], signs: Mapping[str, int]) -> list[Line]:
+def logged(one: Mapping[str, float], two: Mapping[str, float], gates: Gates) -> list[Line]:
     """Return the metrics that two runs have logged; raise Problem if they have none in common."""
     first, second = ({name.removeprefix("test."): each[name] for name in sorted(each, key=lambda name: name.startswith("test."))} for each in (one, two))  # fmt: skip
     shared = [name for name in first if name in second and not name.startswith("vs.") and not name.endswith((".low", ".high"))]  # fmt: skip
@@ -246,7 +244,7 @@ def logged(one: Mapping[str, float], two: Mapping[str, float], signs: Mapping[st
         mine, other = interval(first, name), interval(second, name)
         difference = unpaired(mine, other)
         sure = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
-        said = verdict(difference.value, signs.get(name, 0), sure=sure) if difference.low is not None else ""
+        said = verdict(difference.value, gates.sign(name), sure=sure) if difference.low is not None else ""
         lines.append(Line(name, mine, other, difference, said))
     return lines
 
@@ -281,11 +279,11 @@ def verdict(change: float | None, sign: int, *, sure: bool) -> str:
     return ("better" if change * sign > 0 else "worse") if sign else ("higher" if change > 0 else "lower")
 
 
-def shown(lines: Sequence[Line], names: Sequence[str], on: str, how: str, signs: Mapping[str, int]) -> str:
+def shown(lines: Sequence[Line], names: Sequence[str], on: str, how: str, gates: Gates) -> str:
     """Return the comparison as a screen: under each number its interval."""
     cells = [("", *names, "difference", "ratio")]
     for metric, first, second, apart, verdict in lines[:SHOWN]:
-        arrow = {1: " ↑", -1: " ↓", 0: ""}[signs.get(metric, 0)]
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[gates.sign(metric)]
         one, two = ((text.number(each.value, first), between(each, text.number, first)) for each in (first, second))
         less = text.signed(apart.value, apart), between(apart, text.signed, apart)
         cells.append((metric + arrow, one[0], two[0], less[0], text.number(ratio(first, second))))

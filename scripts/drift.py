@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from pawl import bundle, config, drift, metrics, paths, rows, schema
+from pawl import bundle, config, drift, paths, rows, schema
 from pawl.drift import PREDICTION, Kind, Performance, Report, Side, Window
 from pawl.gate import rules
-from pawl.parts import Value
+from pawl.gate.compare import of_estimate
 from pawl.problem import Problem, Unreachable
 from pawl.yamlfile import refuse_name
 from scripts import cli, labels, replay, ship
@@ -371,7 +371,7 @@ def report_of(each: Gathered, given: Reference, params: config.Params, limits: c
     reference = given.rows
     left_out = {name: "it is not in the log: PAWL_LOG_WITHOUT" for name in each.rows.kinds if name in reference.kinds and name not in each.present and each.rows.rows}  # fmt: skip
     each.rows.kinds = {name: kind for name, kind in each.rows.kinds.items() if name not in left_out}
-    measured = performance(each.truth, given, limits) if each.truth.rows >= limits.min_rows else None
+    measured = performance(each.truth, given, params, limits) if each.truth.rows >= limits.min_rows else None
     target = (params.target, each.truth) if each.truth.rows and params.target in reference.kinds else None
     report = drift.assess(
         limits, reference, each.rows, name=given.name, window=each.window, target=target,
@@ -381,43 +381,29 @@ def report_of(each: Gathered, given: Reference, params: config.Params, limits: c
     return report, (reference.sample(), each.rows.sample())
 
 
-def performance(truth: Side, given: Reference, limits: config.Drift) -> Performance | None:
+def performance(truth: Side, given: Reference, params: config.Params, limits: config.Drift) -> Performance | None:
     """Return the metric on rows that have labels, against that of the same model on rows it has not seen; None where those have no target."""
     import pyarrow as pa
 
     from pawl.pipeline import evaluate, train
-    from task.metrics import METRICS
 
-    gates = rules.load(paths.GATES)
-    options: dict[str, Any] = {"seed": 0, "custom": METRICS, "resamples": 200}
     loaded, tables = given.loaded, []
     for table in labels.chunks(given.tests):
         tables.append(table)
         if sum(map(len, tables)) >= limits.rows:
             break
     tests = pa.concat_tables(each for each in tables if len(each))
-    if loaded.manifest["target"] not in tests.column_names:
+    target, names = loaded.manifest["target"], loaded.manifest["labels"]
+    if target not in tests.column_names:
         return None
-    names = loaded.manifest["labels"]
-
-    def measured(y: Any, answer: Any, scores: Any) -> dict[str, metrics.Estimate]:
-        if names:
-            return metrics.classification(y, scores, answer, **options)
-        return metrics.regression(y, answer, **options)
-
-    recorded = measured(train.target(tests.column(loaded.manifest["target"]), names), *evaluate.score(loaded, tests))
-    metric = limits.metric or next((name for name in gates.metrics if name in recorded), next(iter(recorded)))
-    if metric not in recorded:
-        refuse_name(f"drift.metric: {metric}", metric, list(recorded), where=str(paths.PARAMS))
+    y = train.target(tests.column(target), names)
+    recorded = evaluate.measure(params.problem, y, *evaluate.score(loaded, tests), params.evaluate)
+    metric, sign = rules.load(paths.GATES).watched(limits.metric, recorded)
     sample = truth.sample()
-    y, answer = (train.target(sample.column(name), names) for name in (loaded.manifest["target"], "prediction"))
+    y, answer = (train.target(sample.column(name), names) for name in (target, "prediction"))
     scores = np.column_stack([sample.column(f"probability {label}").to_numpy() for label in names]) if names else None
-    found = measured(y, answer, scores)
-    rule = gates.metrics.get(metric)
-    sign = rule.sign if rule else 1 if metric in rules.HIGHER else -1
-    own = recorded[metric]
-    before = Value(float(own.value), float(own.low), float(own.high), own.n)
-    return drift.performance(metric, sign, before, found[metric], limits)
+    found = evaluate.measure(params.problem, y, answer, scores, params.evaluate)
+    return drift.performance(metric, sign, of_estimate(recorded[metric]), found[metric], limits)
 
 
 def read_history(url: str) -> list[Report]:

@@ -116,8 +116,7 @@ def best(store: Store, name: str, metric: str, least: float | None) -> str:
         known = {key.removeprefix("valid.") for run in found for key in run.data.metrics if key.startswith("valid.")}
         names = sorted(each for each in known if not each.endswith((".low", ".high")))
         refuse_name(f"--best {metric}", metric, names, where=f"{store.shown}: the metrics of runs that have a model")
-    rule = rules.load(paths.GATES).metrics.get(metric)
-    sign = rule.sign if rule else -1 if metric in rules.LOWER else 1
+    sign = rules.load(paths.GATES).sign(metric) or 1
     chosen = max(runs, key=lambda run: sign * values[run.info.run_id])
     reached, run = chosen.data.metrics[f"test.{metric}"], chosen.info.run_id
     what = f"the best of {len(runs)} runs, {chosen.info.run_name} ({run[:8]}), has {metric} {reached:.4f} on test rows"

@@ -164,7 +164,7 @@ def test_what_is_measured_and_compared_is_what_the_metrics_say(task, k):
     found, _, _ = compare(gates, two, None, other(one))
 
     assert {name: tuple(each[:3]) for name, each in said[1].items()} == {name: (each.value, each.low, each.high) for name, each in facts(two, gates).metrics.items()}  # fmt: skip
-    assert statistics.measured(two, METRICS) == said[0].keys() == {each.metric for each in found}
+    assert statistics.names(two.task, METRICS) == said[0].keys() == {each.metric for each in found}
     for each in found:
         wanted = [part[each.metric].value for part in said]
         assert (each.baseline, each.baseline + each.difference) == pytest.approx(wanted), each.metric

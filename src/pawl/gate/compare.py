@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pawl import metrics
 from pawl.answers import Answers, common
@@ -85,16 +85,12 @@ def facts(
 
 def measure(answers: Answers, resamples: int = 200) -> dict[str, Value]:
     """Return every metric of the task on these rows."""
-    y, prediction = answers.y, answers.prediction
+    options: Any = {"seed": 0, "custom": METRICS, "resamples": resamples}
     if answers.probabilities is None:
-        found = metrics.regression(y, prediction, seed=0, custom=METRICS, resamples=resamples)
+        found = metrics.regression(answers.y, answers.prediction, **options)
     else:
-        found = metrics.classification(
-            y, answers.probabilities, prediction, seed=0, custom=METRICS, resamples=resamples
-        )
-    return {
-        name: Value(finite(each.value), finite(each.low), finite(each.high), each.n) for name, each in found.items()
-    }
+        found = metrics.classification(answers.y, answers.probabilities, answers.prediction, **options)
+    return {name: of_estimate(each) for name, each in found.items()}
 
 
 def compare(
@@ -114,7 +110,7 @@ def compare(
     for asked in _asked(gates, candidate):
         if asked.rule.metric == SIZE:
             found.append(_size(baseline, size, "baseline"))
-        elif asked.rule.metric in statistics.measured(candidate, METRICS):
+        elif asked.rule.metric in statistics.names(candidate.task, METRICS):
             found.append(_one(asked, *pair, baseline.commit, "baseline"))
         else:
             continue  # it was not measured, and fails for that
@@ -188,6 +184,11 @@ def _ahead(asked: Asked, mine: Candidate, own: Callable[[], float], model: Other
     else:
         return -math.inf
     return asked.rule.rule.sign * ahead if math.isfinite(ahead) else -math.inf
+
+
+def of_estimate(each: metrics.Estimate | statistics.Difference) -> Value:
+    """Return a value and its interval as JSON has them."""
+    return Value(finite(each.value), finite(each.low), finite(each.high), each.n)
 
 
 def finite(value: float | None) -> float | None:

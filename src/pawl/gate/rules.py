@@ -1,17 +1,18 @@
 """gates.yaml, typed and frozen: what may ship. A wrong key, type or value is refused with its line."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 
+from pawl import paths
 from pawl.answers import hidden
 from pawl.config import Count, Positive, Section, typed
 from pawl.problem import Problem
-from pawl.yamlfile import Key, line_of, read_yaml
+from pawl.yamlfile import Key, line_of, read_yaml, refuse_name
 
 Percent = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%\Z", description="a percentage such as 5%")]
 AtLeastZero = Annotated[float, msgspec.Meta(ge=0)]
@@ -96,6 +97,20 @@ class Gates(Section):
         """Return the waiver of a rule that still holds."""
         held = (each for each in self.waivers if date.fromisoformat(each.until) >= today)
         return next((each for each in held if waives(each.rule, rule)), None)
+
+    def sign(self, metric: str) -> int:
+        """Return 1 if higher is better, -1 if lower is; 0 of a metric of the task's own that has no rule."""
+        rule = self.metrics.get(metric)
+        return rule.sign if rule else (metric in HIGHER) - (metric in LOWER)
+
+    def watched(self, wanted: str | None, known: Collection[str]) -> tuple[str, int]:
+        """Return the metric that production is judged by, drift.metric or the first of these rules that is known, and its sign."""
+        metric = wanted or next((name for name in self.metrics if name in known), next(iter(known), ""))
+        if metric not in known:
+            refuse_name(f"drift.metric: {metric}", metric, list(known), where=str(paths.PARAMS))
+        if not (sign := self.sign(metric)):
+            raise Problem(f"it is not known which {metric} is better", paths.GATES, "give it a direction there")
+        return metric, sign
 
 
 class Named(NamedTuple):

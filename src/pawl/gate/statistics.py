@@ -59,11 +59,6 @@ def difference(metric: str, baseline: Answers, candidate: Answers, method: Metho
     return _normal(*found, n, chosen) if np.isfinite(found).tolist()[:2] == [True, True] else undefined
 
 
-def measured(answers: Answers, custom: Collection[str] = ()) -> frozenset[str]:
-    """Return the names of the metrics that these answers have."""
-    return names(answers.task, custom)
-
-
 def names(task: TaskKind, custom: Collection[str] = ()) -> frozenset[str]:
     """Return the names of the metrics of a task."""
     if task == "regression":
@@ -81,10 +76,8 @@ def value(metric: str, answers: Answers, custom: Callable[[Any, Any, Any], float
         return float(custom(y, answers.prediction, probabilities))
     if metric in {"log_loss", "brier", "mae", "accuracy"}:
         return float(_per_row(metric, answers).mean())
-    if metric == "rmse":
-        return float(np.sqrt(np.mean((y - answers.prediction) ** 2)))
-    if metric == "r2":
-        return float(1 - np.mean((y - answers.prediction) ** 2) / np.var(y)) if np.var(y) else np.nan
+    if metric in {"rmse", "r2"}:
+        return metrics.squared_influence(metric, y, answers.prediction)[0]
     if metric == "median_ae":
         return float(np.median(np.abs(y - answers.prediction)))
     if metric == "roc_auc":
