@@ -124,16 +124,13 @@ def publish(place: Any, root: str, window: str, to: Path) -> None:
         *((each, f"{root}/{window}/{each.name}") for each in files),
         (latest, f"{root}/{latest.name}"),
     ]:
-        try:
+        fix = "see that the store answers and may be written; run it again"
+        with ship.reached("predictions were not published", target, fix):
             place.makedirs(target.rpartition("/")[0], exist_ok=True)
             place.put_file(str(file), f"{target}.partial")
             if (size := place.info(f"{target}.partial")["size"]) != file.stat().st_size:
                 raise Unreachable(f"{file.name} arrived with {size} bytes", target, "run it again")
             place.mv(f"{target}.partial", target)
-        except Unreachable:
-            raise
-        except Exception as error:  # each store has exceptions of its own
-            raise Unreachable(f"predictions were not published: {type(error).__name__}: {error}", target, "see that the store answers and may be written; run it again") from error  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -409,10 +409,8 @@ def performance(truth: Side, given: Reference, params: config.Params, limits: co
 def read_history(url: str) -> list[Report]:
     """Return the windows so far."""
     place, root = ship.opened(url)
-    try:
+    with ship.reached("the history cannot be read", url, "see that the store answers"):
         content = place.cat_file(root) if place.exists(root) else b""
-    except Exception as error:  # each store has exceptions of its own
-        raise Unreachable(f"the history cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
     found, decoder = [], msgspec.json.Decoder(Report)
     for line in content.splitlines():  # whoever may write there must not end the watch
         with contextlib.suppress(msgspec.MsgspecError):
@@ -435,12 +433,11 @@ def write_history(url: str, entries: Sequence[Report]) -> None:
     """Write the windows, all or none."""
     place, root = ship.opened(url)
     content = msgspec.json.Encoder().encode_lines(entries)
-    try:
+    fix = "see that the place answers and may be written; or give --history"
+    with ship.reached("the history was not written", url, fix):
         place.makedirs(root.rpartition("/")[0], exist_ok=True)
         place.pipe_file(f"{root}.part", content)
         place.mv(f"{root}.part", root)
-    except Exception as error:  # each store has exceptions of its own
-        raise Unreachable(f"the history was not written: {type(error).__name__}: {error}", url, "see that the place answers and may be written; or give --history") from error  # fmt: skip
 
 
 def picture(entries: Sequence[Report], limits: config.Drift) -> str:

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -149,11 +149,9 @@ class Rows:
     def __call__(self) -> Iterator[Series]:
         """Count what is new. One that somebody deleted stays counted."""
         self.place.invalidate_cache()
-        for path in self.place.find(self.root):
-            name = PurePosixPath(path).name
-            if name in self.known or not (name.startswith("predictions-") and name.endswith(".jsonl")):
-                continue
-            with self.place.open(path, "rb") as stream:
+        segments = ship.segments(self.place, self.root)
+        for name in segments.keys() - self.known:
+            with self.place.open(segments[name], "rb") as stream:
                 rows = sum(part.count(b"\n") for part in iter(lambda: stream.read(1 << 20), b""))
             self.rows += rows
             self.known.add(name)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from pawl import bundle, config, drift, paths, rows
-from pawl.problem import Problem, Unreachable
+from pawl.problem import Problem
 from scripts import cli, replay, ship
 
 TABLE = Path("data/labelled.parquet")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place, root = ship.opened(args.to)
     joined = total = 0
     writer: Any = None
-    try:
+    with ship.reached("the table was not written", args.to, "see that the place answers and may be written"):
         place.makedirs(root.rpartition("/")[0], exist_ok=True)
         with place.open(f"{root}.part", "wb") as stream:
             for lines in batched(replay.logged(args.log, found, kind)):
@@ -76,11 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 held = [each for each, there in zip(lines, truth.is_valid().to_pylist(), strict=True) if there]
                 own = {name: pa.array([getattr(each, name) for each in held], of) for name, of in OWN.items()}
                 answered = columns(held, manifest)
-                made = (
-                    {name: answered[name] for name in manifest["features"]}
-                    | stamp(held)
-                    | {task.target: truth.drop_null()}
-                )
+                made = {name: answered[name] for name in manifest["features"]} | stamp(held)
+                made[task.target] = truth.drop_null()
                 table = pa.table(answered | made | own if args.answers else made)
                 writer = writer or pq.ParquetWriter(stream, table.schema, compression="zstd")
                 writer.write_table(table)
@@ -88,10 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if writer:
                 writer.close()
         place.mv(f"{root}.part", root) if joined else place.rm(f"{root}.part")
-    except Problem:
-        raise
-    except Exception as error:  # each store has exceptions of its own
-        raise Unreachable(f"the table was not written: {type(error).__name__}: {error}", args.to, "see that the place answers and may be written") from error  # fmt: skip
     unknown = len(labels.keys) - int(labels.came.sum())
     print(f"{joined:,} of {total:,} predictions have a label; of {total - joined:,} it never came")
     print(f"{unknown:,} labels are of no prediction in the log; {found.damaged:,} damaged lines were left out")
@@ -211,29 +204,23 @@ def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
     place, root = ship.opened(url)
     if not root.endswith((".csv", ".parquet", ".pq")):
         raise Problem("it is neither a CSV nor a Parquet file", url, "give *.csv or *.parquet")
-    try:
-        with place.open(root, "rb") as stream:
-            if root.endswith(".csv"):
-                many: Any = pc.open_csv(
-                    stream,
-                    pc.ReadOptions(block_size=1 << 24),
-                    convert_options=pc.ConvertOptions(column_types={"request_id": "string"}),
-                )
-                yield many.schema.empty_table()
-            else:
-                file = pq.ParquetFile(stream)
-                yield file.schema_arrow.empty_table()
-                many = file.iter_batches(size)
-            for batch in many:
-                yield pa.Table.from_batches([batch])
-    except FileNotFoundError as error:
-        raise Problem("there is no such file", url, "correct the address") from error
-    except pa.ArrowInvalid as error:
-        raise Problem(f"it cannot be read as a table: {error}", url, "correct the file; its first line names the columns") from error  # fmt: skip
-    except Problem:
-        raise
-    except Exception as error:  # each store has exceptions of its own
-        raise Unreachable(f"the table cannot be read: {type(error).__name__}: {error}", url, "see that the store answers") from error  # fmt: skip
+    with ship.reached("the table cannot be read", url, "see that the store answers"):
+        try:
+            with place.open(root, "rb") as stream:
+                if root.endswith(".csv"):
+                    ids = pc.ConvertOptions(column_types={"request_id": "string"})
+                    many: Any = pc.open_csv(stream, pc.ReadOptions(block_size=1 << 24), convert_options=ids)
+                    yield many.schema.empty_table()
+                else:
+                    file = pq.ParquetFile(stream)
+                    yield file.schema_arrow.empty_table()
+                    many = file.iter_batches(size)
+                for batch in many:
+                    yield pa.Table.from_batches([batch])
+        except FileNotFoundError as error:
+            raise Problem("there is no such file", url, "correct the address") from error
+        except pa.ArrowInvalid as error:
+            raise Problem(f"it cannot be read as a table: {error}", url, "correct the file; its first line names the columns") from error  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -161,20 +161,17 @@ def shadow(url: str, environ: Mapping[str, str]) -> Candidate:
 def logged(url: str, found: Found, kind: type[Logged] = Logged, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[int, Logged]]:  # fmt: skip
     """Return each row of the complete segments whose name is wanted, with the bytes of its line; count the lines that are none."""
     place, root = ship.opened(url)
-    decoder, at = msgspec.json.Decoder(kind), url
-    try:
-        names = {PurePosixPath(each).name: each for each in place.find(root)}
-        segments = [each for each in names if each.startswith("predictions-") and each.endswith(".jsonl")]
-        for name in filter(wanted, sorted(segments, reverse=True)):
-            at = names[name]
-            with place.open(at, "rb") as stream:
-                for content in stream:
-                    try:
-                        yield len(content), decoder.decode(content)
-                    except (msgspec.MsgspecError, ValueError, RecursionError):
-                        found.damaged += 1
-    except Exception as error:  # each store has exceptions of its own
-        raise Unreachable(f"the log cannot be read: {type(error).__name__}: {error}", at, "see that the store answers; if a shipper took it away, run again") from error  # fmt: skip
+    decoder = msgspec.json.Decoder(kind)
+    what, fix = "the log cannot be read", "see that the store answers; if a shipper took it away, run again"
+    with ship.reached(what, url, fix):
+        segments = ship.segments(place, root)
+    for name in filter(wanted, sorted(segments, reverse=True)):
+        with ship.reached(what, segments[name], fix), place.open(segments[name], "rb") as stream:
+            for content in stream:
+                try:
+                    yield len(content), decoder.decode(content)
+                except (msgspec.MsgspecError, ValueError, RecursionError):
+                    found.damaged += 1
     if not segments:
         raise Problem("there is no complete segment of a prediction log", url, "give PAWL_LOG_DIR of the service, or where scripts.ship keeps it; one that ends in .open is complete after PAWL_LOG_SEGMENT_SECONDS, or when the service ends")  # fmt: skip
 

@@ -7,11 +7,12 @@ Any address of fsspec: s3://, gs://, abfs://, a folder. The same segment twice i
 3 the place does not answer (with --every it is told, and tried again).
 """
 
+import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pawl.problem import Problem, Unreachable
@@ -61,17 +62,32 @@ def opened(url: str) -> tuple[Any, str]:
     return place, str(root).rstrip("/")
 
 
+def segments(place: Any, root: str) -> dict[str, str]:
+    """Return {name: where it lies} of the complete segments in a place."""
+    found = {PurePosixPath(each).name: each for each in place.find(root)}
+    return {name: each for name, each in found.items() if name.startswith("predictions-") and name.endswith(".jsonl")}
+
+
+@contextlib.contextmanager
+def reached(what: str, where: str, fix: str) -> Iterator[None]:
+    """Let what a store refuses, each with exceptions of its own, be Unreachable: what was not done, and why."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise Unreachable(f"{what}: {type(error).__name__}: {error}", where, fix) from error
+
+
 def ship(folder: Path, place: Any, root: str) -> int:
     """Copy each complete segment, see that it is whole, remove it here; return how many."""
     found = sorted(folder.glob("predictions-*.jsonl"))
     for segment in found:
         target = f"{root}/{segment.name[DAY]}/{segment.name}"
-        try:
+        with reached("a segment was not shipped", target, "it stays; see that the store answers and may be written"):
             place.makedirs(target.rpartition("/")[0], exist_ok=True)
             place.put_file(str(segment), target)
             size = place.info(target)["size"]
-        except Exception as error:  # each store has exceptions of its own
-            raise Unreachable(f"a segment was not shipped: {type(error).__name__}: {error}", target, "it stays; see that the store answers and may be written") from error  # fmt: skip
         if size != segment.stat().st_size:
             raise Unreachable(f"a segment arrived with {size} bytes", target, "it stays here; run again")
         segment.unlink()
