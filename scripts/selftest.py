@@ -20,6 +20,7 @@ import yaml
 
 from pawl import paths
 from pawl.problem import Problem
+from pawl.yamlfile import put
 from scripts import cli
 
 FOLDERS = ("src", "scripts", "requirements")
@@ -99,11 +100,7 @@ class Bench:
         """Write values into a YAML file, by dotted key."""
         content = yaml.safe_load((self.folder / path).read_text())
         for key, value in values.items():
-            *parts, last = key.split(".")
-            section = content
-            for part in parts:
-                section = section.setdefault(part, {})
-            section[last] = value
+            put(content, key, value)
         return self.write(path, yaml.safe_dump(content, sort_keys=False))
 
     def write(self, path: str | Path, text: str) -> "Bench":

@@ -5,22 +5,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 TOGETHER = 64  # rows that are counted under the lock: a single row does not wait for a batch
 REASONS = (
-    "malformed",
-    "unfit",
-    "too_large",
-    "media_type",
-    "unauthorized",
-    "overload",
-    "timeout",
-    "disconnected",
-    "internal",
-)
+    "malformed", "unfit", "too_large", "media_type", "unauthorized", "overload", "timeout", "disconnected", "internal",
+)  # fmt: skip
 
 
 class Histogram:
@@ -125,38 +117,23 @@ class Counts(Collector):
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; called at each scrape."""
         with self.lock:
-            yield _info(self.info)
+            yield InfoMetricFamily("model", "The model that answers", self.info)
             yield CounterMetricFamily("model_predictions", "Rows that were answered", value=self.predictions)
             yield self.seconds.family("model_prediction_duration_seconds", "Time from a whole request to its answer")
             words = "Probability of the positive label, or of the predicted one of several; the value for a regression"
             yield self.scores.family("model_prediction_score", words)
-            yield _by(
-                "model_predicted_label",
-                "Rows by the label that was predicted",
-                ["label"],
-                {(key,): count for key, count in self.labels.items()},
-            )
-            yield _by(
-                "model_refused_requests",
-                "Requests that were not answered",
-                ["reason"],
-                {(key,): count for key, count in self.refused.items()},
-            )
+            yield _by("model_predicted_label", "Rows by the label that was predicted", "label", self.labels)
+            yield _by("model_refused_requests", "Requests that were not answered", "reason", self.refused)
             words = "Cells that training did not have: answered as the pipeline does"
-            yield _by("model_unexpected_values", words, ["column", "kind"], self.unexpected)
+            yield _by("model_unexpected_values", words, "column kind", self.unexpected)
             yield CounterMetricFamily(
                 "model_log_dropped_rows", "Predictions that the log did not take", value=self.dropped
             )
 
 
-def _info(info: Mapping[str, str]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily("model_info", "The model that answers", labels=[*info])
-    family.add_metric([*info.values()], 1)
-    return family
-
-
-def _by(name: str, text: str, labels: list[str], counts: Mapping[Any, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=labels)
+def _by(name: str, text: str, labels: str, counts: Mapping[Any, int]) -> CounterMetricFamily:
+    """Return counts by the values of labels, one text of them or a tuple."""
+    family = CounterMetricFamily(name, text, labels=labels.split())
     for key, count in counts.items():
-        family.add_metric(list(key), count)
+        family.add_metric([key] if isinstance(key, str) else key, count)
     return family

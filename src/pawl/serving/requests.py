@@ -68,15 +68,9 @@ class Forms:
         )
         self._one, self._many = msgspec.json.Decoder(self.record), msgspec.json.Decoder(self.records)
         self._features: Any = msgspec.json.Decoder(self.features)
-        self._mlflow: dict[str, Any] = {
-            "dataframe_split": msgspec.json.Decoder(
-                msgspec.defstruct("A", [("dataframe_split", self.split)], **strict)
-            ),
-            "dataframe_records": msgspec.json.Decoder(
-                msgspec.defstruct("B", [("dataframe_records", self.records)], **strict)
-            ),
-            "instances": msgspec.json.Decoder(msgspec.defstruct("C", [("instances", self.instances)], **strict)),
-        }
+        held = zip(KINDS, (self.split, self.records, self.instances), strict=True)
+        structs = {kind: msgspec.defstruct(kind, [(kind, content)], **strict) for kind, content in held}
+        self._mlflow: dict[str, Any] = {kind: msgspec.json.Decoder(each) for kind, each in structs.items()}
 
     def predict(self, body: bytes) -> Rows:
         """Return the rows of /predict: a record, a list of records, or `features`: rows in the order of the schema."""
@@ -123,7 +117,7 @@ class Forms:
         try:
             return self._instances(body, self._mlflow["instances"].decode(body).instances)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise self._explained(body, error, self._of_kserve) from error
+            raise self._explained(body, error, lambda given: self._of_mlflow(given, ("instances",))) from error
 
     def _instances(self, body: bytes, found: list[Any]) -> Rows:
         self._once(body, 1 + len(self.dtypes) * sum(type(each) is not tuple for each in found))
@@ -147,11 +141,8 @@ class Forms:
         except json.JSONDecodeError as found:
             if not body.strip():
                 return Refused(400, "malformed", "the body is empty")
-            return Refused(
-                400,
-                "malformed",
-                f"the body is not JSON: {found.msg.lower()} (line {found.lineno}, column {found.colno})",
-            )
+            where = f"line {found.lineno}, column {found.colno}"
+            return Refused(400, "malformed", f"the body is not JSON: {found.msg.lower()} ({where})")
         found_places = [each for each, _ in zip(places(given), range(PLACES), strict=False)]
         return Refused(422, "unfit", "the request does not fit the model", found_places or [_of_msgspec(error)])
 
@@ -164,14 +155,9 @@ class Forms:
         elif isinstance(given, dict) and (not given or given.keys() & self.dtypes):
             yield from self._of_record(given, "")
         else:
-            wanted = (
-                'a record, a list of records, or {"features": [rows]} is needed; /invocations takes MLflow\'s forms'
-            )
-            yield {"field": "body", "problem": wanted}
+            forms = 'a record, a list of records, or {"features": [rows]} is needed'
+            yield {"field": "body", "problem": f"{forms}; /invocations takes MLflow's forms"}
             yield from (_extra(key, self.dtypes, "") for key in (given if isinstance(given, dict) else ()))
-
-    def _of_kserve(self, given: Any) -> Iterator[Place]:
-        return self._of_mlflow(given, ("instances",))
 
     def _of_mlflow(self, given: Any, kinds: tuple[str, ...] = KINDS) -> Iterator[Place]:
         found = [key for key in given if key in kinds] if isinstance(given, dict) else []
@@ -193,14 +179,9 @@ class Forms:
             yield {"field": f"{kind}.columns", "problem": "a list of the names of all columns is needed"}
             return
         yield from (_extra(each, self.dtypes, f"{kind}.columns") for each in columns if each not in self.dtypes)
-        yield from (
-            {"field": f"{kind}.columns", "problem": f"{name} is missing"} for name in self.dtypes if name not in columns
-        )
-        yield from (
-            {"field": f"{kind}.columns", "problem": f"{name} is there twice"}
-            for name in self.dtypes
-            if columns.count(name) > 1
-        )
+        said = {0: "is missing", 1: ""}
+        wrong = [(name, said.get(columns.count(name), "is there twice")) for name in self.dtypes]
+        yield from ({"field": f"{kind}.columns", "problem": f"{name} {why}"} for name, why in wrong if why)
         yield from self._of_rows(parts.get("data"), f"{kind}.data", records=False, columns=columns)
 
     def _of_rows(
@@ -217,12 +198,8 @@ class Forms:
             if records and isinstance(each, dict):
                 yield from self._of_record(each, place)
             elif not rows or not isinstance(each, list):
-                yield {
-                    "field": place,
-                    "problem": "a record is needed: {column: value, ...}"
-                    if records
-                    else "a row is needed: [value, ...]",
-                }
+                wanted = "a record is needed: {column: value, ...}" if records else "a row is needed: [value, ...]"
+                yield {"field": place, "problem": wanted}
             elif len(each) != len(names):
                 yield {"field": place, "problem": f"a row of {len(names)} values is needed, in the order of {order}"}
             else:
@@ -240,9 +217,7 @@ class Forms:
 
     def _of_cell(self, name: str, cell: Any, where: str) -> Iterator[Place]:
         dtype = self.dtypes.get(name)
-        if cell is None or dtype is None:
-            return
-        if problem := _unfit(cell, dtype):
+        if cell is not None and dtype is not None and (problem := _unfit(cell, dtype)):
             yield {"field": where, "problem": problem}
 
 
@@ -259,9 +234,8 @@ def _unfit(cell: Any, dtype: str) -> str:
     if isinstance(cell, str):
         if len(cell) > TEXT:
             return f"at most {TEXT:,} characters are taken"
-        return (
-            "not valid Unicode: half of a surrogate pair" if any("\ud800" <= each <= "\udfff" for each in cell) else ""
-        )
+        halved = any("\ud800" <= each <= "\udfff" for each in cell)
+        return "not valid Unicode: half of a surrogate pair" if halved else ""
     if dtype == "boolean":
         return ""
     if cell != cell:  # noqa: PLR0124 - NaN alone differs from itself
