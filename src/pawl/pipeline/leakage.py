@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pawl import metrics
+
 BINS = 64
 
 
@@ -32,16 +34,8 @@ def predictive_power(codes: Any, target: Any, *, regression: bool) -> float:
         return np.where(seen > 0, totals / np.maximum(seen, 1), values[learn].mean())[codes[~learn]]
 
     if regression:
-        spread = ((target[~learn] - target[~learn].mean()) ** 2).sum()
-        return float(1 - ((target[~learn] - means(target)) ** 2).sum() / spread) if spread else 0.0
-    best = 0.0
-    for label in np.unique(target)[:20]:
-        is_label = (target == label).astype(float)
-        rate, truth = means(is_label), is_label[~learn]
-        if 0 < truth.sum() < len(truth):
-            levels, level = np.unique(rate, return_inverse=True)
-            positive = np.bincount(level, weights=truth, minlength=len(levels))
-            negative = np.bincount(level, weights=1 - truth, minlength=len(levels))
-            below = np.cumsum(negative) - negative
-            best = max(best, float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum())))
-    return best
+        found = [metrics.squared_influence("r2", target[~learn], means(target))[0]]
+    else:
+        of_labels = (target == label for label in np.unique(target)[:20])
+        found = [metrics.auc_influence(each[~learn], means(each.astype(float)))[0] for each in of_labels]
+    return max((each for each in found if np.isfinite(each)), default=0.0)
