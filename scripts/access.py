@@ -23,6 +23,7 @@ from pawl.problem import Problem, Unreachable
 from scripts import cli, github
 
 LIGHT = "secret KUBECONFIG, or variables CLUSTER and CLUSTER_CA, of that environment"
+PASTE = "paste the file's content, not its path, nor base64"
 ASKED = "client.authentication.k8s.io/v1"
 
 
@@ -50,9 +51,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         path.touch(mode=0o600)
         path.write_text(content, encoding="utf-8")
     github.output(environ, overlay=overlay, kubeconfig=str(path or ""))
-    said = {"local": "a throw-away kind on this runner", "": "no cluster, nothing is deployed"}.get(
-        overlay, "its own cluster"
-    )
+    others = {"local": "a throw-away kind on this runner", "": "no cluster, nothing is deployed"}
+    said = others.get(overlay, "its own cluster")
     told = f"{args.environment}: {said}" + ("" if content else f"; its own: {LIGHT}")
     print(told)
     github.summary(environ, "" if content else f"➖ {told}.\n\n")
@@ -65,25 +65,17 @@ def kubeconfig(environ: Mapping[str, str]) -> str:
         try:
             content = yaml.safe_load(given)
         except yaml.YAMLError as error:  # its message would quote the secret
-            raise Problem(
-                "it is not YAML", "secret KUBECONFIG", "paste the file's content, not its path, nor base64"
-            ) from error
+            raise Problem("it is not YAML", "secret KUBECONFIG", PASTE) from error
         if not isinstance(content, dict) or not content.get("clusters"):
-            raise Problem(
-                "it is no kubeconfig: it names no clusters",
-                "secret KUBECONFIG",
-                "paste the file's content, not its path, nor base64",
-            )
+            raise Problem("it is no kubeconfig: it names no clusters", "secret KUBECONFIG", PASTE)
         return given + "\n"
     server, authority = environ.get("CLUSTER", "").strip(), environ.get("CLUSTER_CA", "").strip()
     if not server:
         return ""
     if not server.startswith("https://") or "BEGIN CERTIFICATE" not in authority:
-        raise Problem(
-            "CLUSTER takes https://..., CLUSTER_CA the API server's certificates in PEM",
-            "the environment's variables",
-            "kubectl config view --minify --raw shows both; the CA is in base64 there",
-        )
+        what = "CLUSTER takes https://..., CLUSTER_CA the API server's certificates in PEM"
+        fix = "kubectl config view --minify --raw shows both; the CA is in base64 there"
+        raise Problem(what, "the environment's variables", fix)
     words = ["-m", "scripts.access", "token", "--audience", server]
     asker = {"apiVersion": ASKED, "command": sys.executable, "args": words, "interactiveMode": "Never"}
     cluster = {"server": server, "certificate-authority-data": base64.b64encode(authority.encode()).decode()}

@@ -23,11 +23,7 @@ from pawl.ledger import Release
 from pawl.problem import Problem, Unreachable
 
 OVERLAYS = Path("k8s/overlays")
-NAME, RELEASE, KEPT = (
-    "model",
-    "release",
-    "pawl/kept",
-)  # the Deployment's name, and a ConfigMap's; a label of earlier ones
+NAME, RELEASE, KEPT = "model", "release", "pawl/kept"  # the Deployment's name, a ConfigMap's, a label of earlier ones
 HELD, EARLIER = 90, 10  # seconds that a lock outlives its holder; releases that are kept
 SERVER_SIDE = ("--server-side", "--field-manager=pawl", "--force-conflicts")
 PATIENT = {"ContainerCreating", "PodInitializing", "ErrImagePull"}  # waiting reasons that may pass
@@ -54,12 +50,8 @@ def render(environment: str, release: Release) -> Manifests:
     # What ran before may have been put there by hand, by a tag.
     parts = re.fullmatch(r"(?P<newName>.+?)(?:@(?P<digest>.+)|:(?P<newTag>[\w.-]+))?", release.image)
     new = {key: value for key, value in (parts.groupdict() if parts else {}).items() if value}
-    told = {
-        "release": release.name,
-        "commit": release.commit,
-        "model-version": release.version,
-        "bundle": release.digest,
-    }
+    told = {"release": release.name, "commit": release.commit}
+    told |= {"model-version": release.version, "bundle": release.digest}
     content = {
         "resources": [f"../../{folder}"],
         "images": [{"name": "model", **new}],
@@ -153,10 +145,8 @@ def settle(space: str) -> None:
 def settled(deployment: Mapping[str, Any]) -> bool:
     """Say whether all pods of a Deployment are of its newest revision, and ready."""
     status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    return (
-        seen(deployment)
-        and [status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")] == [wanted] * 3
-    )
+    counts = {status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")}
+    return seen(deployment) and counts == {wanted}
 
 
 def seen(deployment: Mapping[str, Any]) -> bool:
@@ -184,9 +174,7 @@ def why(deployment: Mapping[str, Any], pods: Sequence[dict[str, Any]]) -> tuple[
     found = ("no pod was started", "", False)
     for pod in pods:
         name, status = pod["metadata"]["name"], pod["status"]
-        placed: dict[str, Any] = next(
-            (each for each in status.get("conditions", []) if each["type"] == "PodScheduled"), {}
-        )
+        placed = {each["type"]: each for each in status.get("conditions", [])}.get("PodScheduled", {})
         if placed.get("status") == "False":
             found = f"{placed.get('reason')}: {placed.get('message')}", name, False
         for each in status.get("containerStatuses", []):
@@ -244,23 +232,18 @@ def earlier(space: str) -> list[Recorded]:
 
 def _recorded(found: Mapping[str, Any], space: str) -> Recorded:
     try:
-        data = found["data"]
-        return Recorded(
-            msgspec.json.decode(data["release.json"], type=Release), list(yaml.safe_load_all(data["manifests.yaml"]))
-        )
+        release = msgspec.json.decode(found["data"]["release.json"], type=Release)
+        return Recorded(release, list(yaml.safe_load_all(found["data"]["manifests.yaml"])))
     except (KeyError, msgspec.MsgspecError, yaml.YAMLError) as error:
-        what = f"the ConfigMap {found['metadata']['name']} cannot be read: {str(error)[:100]}"
-        raise Problem(
-            what, space, f"kubectl --namespace {space} delete configmap {found['metadata']['name']}"
-        ) from error
+        name = found["metadata"]["name"]
+        fix = f"kubectl --namespace {space} delete configmap {name}"
+        raise Problem(f"the ConfigMap {name} cannot be read: {str(error)[:100]}", space, fix) from error
 
 
 def record(space: str, done: Recorded) -> None:
     """Keep a release as the one that runs, and among the earlier ones."""
-    data = {
-        "release.json": msgspec.json.encode(done.release).decode(),
-        "manifests.yaml": yaml.safe_dump_all(done.manifests),
-    }
+    data = {"release.json": msgspec.json.encode(done.release).decode()}
+    data["manifests.yaml"] = yaml.safe_dump_all(done.manifests)
     stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
     names = {RELEASE: {}, f"{RELEASE}-{stamp}": {"labels": {KEPT: "true"}}}
     kind = {"apiVersion": "v1", "kind": "ConfigMap", "data": data}
@@ -296,16 +279,14 @@ def alone(space: str, who: str) -> Iterator[None]:
         if "AlreadyExists" not in error.what:
             raise
         held = _json("get", "lease", "deploy", "--namespace", space)
-        until = datetime.fromisoformat(held["spec"]["renewTime"]) + timedelta(
-            seconds=held["spec"]["leaseDurationSeconds"]
-        )
+        spec = held["spec"]
+        until = datetime.fromisoformat(spec["renewTime"]) + timedelta(seconds=spec["leaseDurationSeconds"])
         if until > datetime.now(UTC):
-            what = f"another deploy is under way: {held['spec']['holderIdentity']}, since {held['spec']['acquireTime'][:19]}Z"
+            what = f"another deploy is under way: {spec['holderIdentity']}, since {spec['acquireTime'][:19]}Z"
             fix = f"run it again when that has ended; if it was killed, from {until:%H:%M:%S} UTC on"
             raise Unreachable(what, space, fix) from error
-        kubectl(
-            "replace", "--filename", "-", given=lease(resourceVersion=held["metadata"]["resourceVersion"])
-        )  # one of two wins
+        found = lease(resourceVersion=held["metadata"]["resourceVersion"])  # one of two wins
+        kubectl("replace", "--filename", "-", given=found)
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
@@ -342,13 +323,10 @@ def kubectl(*words: str, given: str | None = None, check: bool = True) -> str:
     except FileNotFoundError as error:
         raise Problem("kubectl is not installed", "PATH", "https://kubernetes.io/docs/tasks/tools") from error
     if check and done.returncode:
-        lines = [
-            line for line in done.stderr.splitlines() if line and not re.match(r"[EWI]\d{4} ", line)
-        ]  # not its log
+        said = re.sub(r"(?m)^[EWI]\d{4} .*$", "", done.stderr)  # not its log
         fix = "kubectl config current-context says which it is"
         if "Forbidden" in done.stderr:
-            fix = (
-                "this account may not: an administrator gives it the role, `kubectl apply -k k8s/access/<environment>`"
-            )
-        raise Unreachable(f"kubectl {words[0]} failed: {' '.join(' '.join(lines).split())[-400:]}", "the cluster", fix)
+            role = "`kubectl apply -k k8s/access/<environment>`"
+            fix = f"this account may not: an administrator gives it the role, {role}"
+        raise Unreachable(f"kubectl {words[0]} failed: {' '.join(said.split())[-400:]}", "the cluster", fix)
     return done.stdout

@@ -21,21 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, run."""
     words = sys.argv[1:] if argv is None else list(argv)
     if shutil.which("docker") is None:
-        print(
-            "error: docker is not installed\n  where: PATH\n  fix: https://docs.docker.com/get-docker", file=sys.stderr
-        )
-        return 2
-    if subprocess.run(
-        ["docker", "build", "--quiet", "--file", "Dockerfile.train", "--tag", IMAGE, "."], check=False
-    ).returncode:
-        print(
-            "error: the image was not built\n  where: Dockerfile.train\n  fix: see docker's message above",
-            file=sys.stderr,
-        )
-        return 3
-    passed = [
-        f"--env={name}" for name in os.environ if name.startswith(PASSED) and name not in {"PAWL_ENV", "PAWL_WORKER"}
-    ]
+        return refused(2, "docker is not installed", "PATH", "https://docs.docker.com/get-docker")
+    if subprocess.call(["docker", "build", "--quiet", "--file", "Dockerfile.train", "--tag", IMAGE, "."]):
+        return refused(3, "the image was not built", "Dockerfile.train", "see docker's message above")
+    names = {name for name in os.environ if name.startswith(PASSED)} - {"PAWL_ENV", "PAWL_WORKER"}
+    passed = [f"--env={name}" for name in sorted(names)]
     gpu = ["--gpus=all"] if shutil.which("nvidia-smi") else []
     user = f"--user={os.getuid()}:{os.getgid()}"
     mounts = [f"--volume={Path.cwd()}:/project"]
@@ -47,8 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         fix = "see docker's message above"
         if gpu:
             fix += "; a GPU takes NVIDIA's container toolkit: https://docs.nvidia.com/datacenter/cloud-native/container-toolkit"
-        print(f"error: the container was not started\n  where: {IMAGE}\n  fix: {fix}", file=sys.stderr)
-        return 3
+        return refused(3, "the container was not started", IMAGE, fix)
+    return code
+
+
+def refused(code: int, what: str, where: str, fix: str) -> int:
+    """Tell a problem as the other scripts do, whose package this Python may not have; return the exit code."""
+    print(f"error: {what}\n  where: {where}\n  fix: {fix}", file=sys.stderr)
     return code
 
 

@@ -99,9 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "begun": stamp(begun), "ended": stamp(time.time())}  # fmt: skip
         replace(Path(f"{to}.json"), lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
         shutil.rmtree(job.state)
-    print(
-        f"{done:,} of {rows:,} rows predicted by {told['digest'][:19]}, {rejected:,} rejected, {rows / (time.time() - begun):,.0f} rows a second"
-    )
+    fast = f"{rows / (time.time() - begun):,.0f} rows a second"
+    print(f"{done:,} of {rows:,} rows predicted by {told['digest'][:19]}, {rejected:,} rejected, {fast}")
     aside = f"; why {rejected:,} rows were rejected: {to}.rejected.parquet" * bool(rejected)
     print(f"next: read {to}, {to}.json says what it is{aside}")
     return 0
@@ -123,12 +122,8 @@ def chosen(model: str) -> tuple[Path, dict[str, str]]:
         if found is None:
             fix = "`python -m scripts.promote` names one; or --model models/bundle; `python -m scripts.models` lists what there is"
             raise Problem(f"no version of {name} is {alias}", store.shown, fix)
-        told = {
-            "digest": found.tags["pawl.digest"],
-            "commit": found.tags.get("pawl.commit", ""),
-            "name": name,
-            "version": found.version,
-        }
+        told = {"digest": found.tags["pawl.digest"], "commit": found.tags.get("pawl.commit", "")}
+        told |= {"name": name, "version": found.version}
         folder = paths.STATE / "models" / told["digest"].removeprefix("sha256:")
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -244,20 +239,12 @@ def fitting(batch: Any, job: Job) -> tuple[Any, dict[int, list[str]]]:
             raise Problem(f"{name} is {given.type} in the source, and no {dtypes[name]}", "--from", "give it another type there") from error  # fmt: skip
         found = [(bad.tolist(), f"{WANTED.get(dtypes[name], 'a time')} or null is needed")]
         if pa.types.is_floating(wanted):
-            found.append(
-                (
-                    places(pc.greater(pc.abs(pc.if_else(pc.is_nan(column), None, column)), LARGEST)),
-                    f"a finite number is needed, within ±{LARGEST:g}",
-                )
-            )
+            large = pc.greater(pc.abs(pc.if_else(pc.is_nan(column), None, column)), LARGEST)
+            found.append((places(large), f"a finite number is needed, within ±{LARGEST:g}"))
         if pa.types.is_dictionary(wanted):
             long = pc.greater(pc.utf8_length(column.dictionary), TEXT)
-            found.append(
-                (
-                    places(long.take(column.indices)) if pc.any(long).as_py() else [],
-                    f"at most {TEXT:,} characters are taken",
-                )
-            )
+            at = places(long.take(column.indices)) if pc.any(long).as_py() else []
+            found.append((at, f"at most {TEXT:,} characters are taken"))
         for rows, reason in found:
             for row in rows:
                 why.setdefault(row, []).append(f"{name}: {reason}")

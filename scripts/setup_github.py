@@ -74,10 +74,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         raise Problem(f"{me['login']} does not administer {name}", name, "GH_TOKEN: the token of somebody who does")
     owner = here["owner"] if here["owner"]["type"] == "User" else me  # an organization owns no code
     wanted = [*steps(place, people, args.variable, chosen=bool(args.reviewer))]
-    owners = (
-        [each["login"] for each in people] if len(people) > 1 else [owner["login"]]
-    )  # of several, one may approve the other's
-    wanted.append(owned(" @".join(owners)))
+    owners = people if len(people) > 1 else [owner]  # of several, one may approve the other's
+    wanted.append(owned(" @".join(each["login"] for each in owners)))
     said = [taken(step, apply=args.apply) for step in wanted]
     print("\n".join(f"{word:13}{text}" for word, text in said))
     if {"would create", "differs"} & {word for word, _ in said}:

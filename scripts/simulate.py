@@ -87,9 +87,8 @@ class Year:
         for path, content in ((paths.PARAMS, params), (paths.SCHEMA, schema)):
             (self.folder / path).write_text(yaml.safe_dump(content, sort_keys=False))
         self.target, self.features = params["target"], [name for name in schema["columns"] if name != params["target"]]
-        self.began = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(
-            days=DAYS * (args.months + 1)
-        )
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.began = today - timedelta(days=DAYS * (args.months + 1))
         write(self.folder / WINDOW, self.table(0, 3 * args.rows))
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("add", "--all")
@@ -107,13 +106,11 @@ class Year:
         drifts = month >= self.args.drift_from
         if self.args.table:
             whole = pq.read_table(self.args.table, columns=names)
-            rng, number = (
-                np.random.default_rng(month),
-                next(name for name in names if pa.types.is_integer(whole.column(name).type)),
-            )
-            late = whole.column(number).fill_null(0).to_numpy() > pc.approximate_median(whole.column(number)).as_py()
+            number = next(each for each in whole.columns if pa.types.is_integer(each.type))
+            late = number.fill_null(0).to_numpy() > pc.approximate_median(number).as_py()
             weight = np.where(late, 4.0, 1.0) if drifts else np.ones(len(late))
-            return whole.take(rng.choice(len(late), rows, replace=False, p=weight / weight.sum()))
+            drawn = np.random.default_rng(month).choice(len(late), rows, replace=False, p=weight / weight.sum())
+            return whole.take(drawn)
         found: list[Any] = []
         while sum(map(len, found)) < rows:
             made = pa.Table.from_batches([sample.chunk(len(found), 1000 + month, float(drifts))[0]])
@@ -129,18 +126,15 @@ class Year:
     def git(self, *words: str) -> str:
         """Return what git says there."""
         who = ["-c", "user.name=simulate", "-c", "user.email=simulate@example.org"]
-        return subprocess.run(
-            ["git", *who, *words], cwd=self.folder, check=True, capture_output=True, text=True
-        ).stdout.strip()
+        return subprocess.check_output(["git", *who, *words], cwd=self.folder, text=True).strip()
 
     def release(self) -> None:
         """Do what release.yml does for the commit that is main now, up to the champion."""
         outputs = self.folder.parent / "outputs"
         outputs.unlink(missing_ok=True)
         self.do("run", "--no-run-cache")
-        self.do("report", "--base", "HEAD^1", "--exit-code") if self.git(
-            "rev-list", "--count", "HEAD"
-        ) != "1" else self.do("report")
+        later = self.git("rev-list", "--count", "HEAD") != "1"
+        self.do("report", *(("--base", "HEAD^1", "--exit-code") if later else ()))
         self.do("ledger", "record")
         self.do("register", "--exit-code", GITHUB_OUTPUT=str(outputs))
         made = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
@@ -151,11 +145,8 @@ class Year:
         """Let the labelled month be the data, and ask scripts.retrain; merge and release what it proposes, and say whether it did."""
         shutil.copy2(rows, self.folder / WINDOW)
         self.git("checkout", "--quiet", "HEAD", "--", str(paths.PARAMS))
-        on_github = {
-            name: self.environ[name]
-            for name in ("GITHUB_API_URL", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GH_TOKEN")
-            if name in self.environ
-        }
+        names = ("GITHUB_API_URL", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GH_TOKEN")
+        on_github = {name: self.environ[name] for name in names if name in self.environ}
         before = (self.folder / paths.LOCKFILE).read_text()
         self.do("retrain", **on_github)
         if propose.bundle_of((self.folder / paths.LOCKFILE).read_text()) == propose.bundle_of(before):
@@ -209,12 +200,8 @@ def service(year: Year, begin: datetime) -> Iterator[str]:
     """Yield the address of a service of the champion's bundle, whose clock stands in the middle of the month."""
     port = tracking.free_port()
     ahead = (begin + timedelta(days=DAYS / 2)).timestamp() - time.time()
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(year.folder / "src"),
-        "PAWL_PORT": str(port),
-        "PAWL_LOG_DIR": str(year.folder / LOG),
-    }
+    environ = {**os.environ, "PYTHONPATH": str(year.folder / "src"), "PAWL_PORT": str(port)}
+    environ["PAWL_LOG_DIR"] = str(year.folder / LOG)
     with subprocess.Popen(
         [sys.executable, "-c", SERVE, str(ahead)], cwd=year.folder, env=environ, stderr=subprocess.DEVNULL
     ) as process:

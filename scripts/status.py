@@ -33,12 +33,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
             break
     wrong = disagreements(environments, champion, released)
     if args.json:
-        told = {
-            "environments": environments,
-            "champion": champion,
-            "released": released and released.name,
-            "disagreements": wrong,
-        }
+        told = {"environments": environments, "champion": champion}
+        told |= {"released": released and released.name, "disagreements": wrong}
         print(json.dumps(told, indent=1))
         return ended(environments, wrong)
     for name, found in environments.items():
@@ -78,12 +74,10 @@ def environment(name: str) -> dict[str, Any]:
         return {"space": space}
     deployment = json.loads(found)
     release = recorded.release if recorded else None
+    names = {"release": "name", "version": "version", "digest": "digest", "recorded": "image"}
     return {
         "space": space,
-        "release": release and release.name,
-        "version": release and release.version,
-        "digest": release and release.digest,
-        "recorded": release and release.image,
+        **{key: getattr(release, name, None) for key, name in names.items()},
         "running": deployment["metadata"].get("annotations", {}).get("pawl/release", ""),
         "hands": cluster.hands(deployment),
         "settled": cluster.settled(deployment),
@@ -101,22 +95,17 @@ def disagreements(environments: Mapping[str, Mapping[str, Any]], champion: Mappi
             continue
         if found["image"] != found["recorded"] or found["running"] != (found["release"] or ""):
             again = f"`python -m scripts.rollback --environment {name} --reason ...` goes back to {found['release']}"
-            what = (
-                f"not {found['release']}, which answered right last; {again}"
-                if found["release"]
-                else "and nothing was deployed"
-            )
+            last = f"not {found['release']}, which answered right last; {again}"
+            what = last if found["release"] else "and nothing was deployed"
             said.append(f"{name} runs {found['running'] or 'what somebody put there'} by {found['image']}, {what}")
         if found["hands"]:
             said.append(f"the pods of {name} were changed by {', '.join(found['hands'])}: a deploy undoes that")
         if not found["settled"]:
-            said.append(
-                f"{name} is being rolled out, or is stuck: {found['ready']} of {found['wanted']} pods are ready"
-            )
+            pods = f"{found['ready']} of {found['wanted']} pods are ready"
+            said.append(f"{name} is being rolled out, or is stuck: {pods}")
     if released and champion and (released.version, released.digest) != (champion["version"], champion["digest"]):
-        said.append(
-            f"the ledger's last release is version {released.version}, the registry's champion version {champion['version']}"
-        )
+        other = f"the registry's champion version {champion['version']}"
+        said.append(f"the ledger's last release is version {released.version}, {other}")
     if bool(released) != bool(champion):
         said.append("the ledger has a release, the registry no champion" if released else "the registry has a champion, the ledger no release")  # fmt: skip
     served = environments.get(released.environment, {}) if released else {}
@@ -137,11 +126,8 @@ def line(found: Mapping[str, Any]) -> str:
 
 def addresses(found: Mapping[str, Any]) -> list[str]:
     """Return how the service of an environment is reached."""
-    if "image" not in found:
-        return []
-    return [
-        f"kubectl --namespace {found['space']} port-forward service/model 8080:80  # http://127.0.0.1:8080/docs, /metrics"
-    ]
+    words = f"kubectl --namespace {found['space']} port-forward service/model 8080:80"
+    return [f"{words}  # http://127.0.0.1:8080/docs, /metrics"] if "image" in found else []
 
 
 if __name__ == "__main__":

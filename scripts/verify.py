@@ -27,21 +27,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("image", help="name@sha256:...")
     image = parser.parse_args(argv).image
     if "@sha256:" not in image:
-        raise Problem(
-            f"{image} does not name an image by its digest",
-            "the command line",
-            "name@sha256:..., as docker push prints it",
-        )
+        fix = "name@sha256:..., as docker push prints it"
+        raise Problem(f"{image} does not name an image by its digest", "the command line", fix)
     words = question(image, environ)
     if not words:
         said, code = "➖ The image is held to its digest alone: it is not signed.", 0
     else:
         if shutil.which(words[0]) is None:
-            raise Problem(
-                f"{words[0]} is not installed",
-                "PATH",
-                "GitHub's runners have gh; sigstore/cosign-installer brings cosign",
-            )
+            fix = "GitHub's runners have gh; sigstore/cosign-installer brings cosign"
+            raise Problem(f"{words[0]} is not installed", "PATH", fix)
         code = asked(words, environ)
         said = f"{'✅' if code == 0 else '❌'} The image {'is' if code == 0 else 'was not shown to be'} of this repository's build, says {words[0]}."
     print(said)
