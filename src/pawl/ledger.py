@@ -120,9 +120,8 @@ class Ledger:
         if remote := self._remote():
             done = self._run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, f"+refs/heads/{BRANCH}:refs/remotes/{remote}/{BRANCH}", header=header)  # fmt: skip
             if done.returncode and b"couldn't find remote ref" not in done.stderr:
-                raise Unreachable(
-                    f"the ledger cannot be fetched: {_last(done)}", remote, "run it again when the remote answers"
-                )
+                fix = "run it again when the remote answers"
+                raise Unreachable(f"the ledger cannot be fetched: {_last(done)}", remote, fix)
             self._find()
 
     def commits(self) -> set[str]:
@@ -164,13 +163,9 @@ class Ledger:
 
     def other(self, entry: Entry) -> Other:
         """Return the entry as the gate compares it; its answers are read when they are needed."""
-        values = {(metric, ""): each.value for metric, each in entry.facts.metrics.items()}
-        values |= {
-            (metric, name): each.value
-            for name, part in entry.facts.slices.items()
-            for metric, each in part.metrics.items()
-        }
-        known = {key: value for key, value in values.items() if value is not None}
+        parts = {"": entry.facts.metrics} | {name: part.metrics for name, part in entry.facts.slices.items()}
+        cells = (((metric, name), each.value) for name, part in parts.items() for metric, each in part.items())
+        known = {key: value for key, value in cells if value is not None}
         return Other(entry.commit, lambda: self.answers(entry), entry.rows, known, entry.size, frozenset(entry.waived))
 
     def champion(self) -> Release | None:
@@ -183,10 +178,9 @@ class Ledger:
 
     def releases(self) -> list[Release]:
         """Return every release, the newest first."""
-        names = (
-            self._git("ls-tree", "-z", "--name-only", self.ref, "releases/").decode().split("\0") if self.ref else []
-        )
-        found = (self._json(name, Release) for name in sorted(filter(None, names), reverse=True))
+        listed = self._git("ls-tree", "-z", "--name-only", self.ref, "releases/") if self.ref else b""
+        names = sorted(filter(None, listed.decode().split("\0")), reverse=True)
+        found = (self._json(name, Release) for name in names)
         return [each for each in found if each]
 
     def _json(self, path: str, kind: type[Typed]) -> Typed | None:
@@ -215,11 +209,8 @@ class Ledger:
             parent = self._git("rev-parse", "--verify", "--quiet", base, check=False).decode().strip()
             for path, content in (only_if or {}).items():
                 if (self._git("cat-file", "blob", f"{parent}:{path}", check=False) or None) != content:
-                    raise Overtaken(
-                        f"another writer was first: {path} of the ledger is another now",
-                        base,
-                        "take its state, and do it again",
-                    )
+                    what = f"another writer was first: {path} of the ledger is another now"
+                    raise Overtaken(what, base, "take its state, and do it again")
             made = self._commit(files, parent, message)
             if made == parent:
                 self._find()
@@ -234,13 +225,11 @@ class Ledger:
                 self._find()
                 return made
             if remote and not any(word in done.stderr for word in RACE):
-                raise Unreachable(
-                    f"the ledger cannot be pushed: {_last(done)}", remote, "the job needs contents: write; run it again"
-                )
+                fix = "the job needs contents: write; run it again"
+                raise Unreachable(f"the ledger cannot be pushed: {_last(done)}", remote, fix)
             time.sleep(random.uniform(0, 0.2 * 2 ** min(attempt, 5)))  # noqa: S311 - so that two writers do not meet again
-        raise Unreachable(
-            f"{TRIES} times another writer was first", f"{remote}/{BRANCH}", "run it again: nothing is lost"
-        )
+        what = f"{TRIES} times another writer was first"
+        raise Unreachable(what, f"{remote}/{BRANCH}", "run it again: nothing is lost")
 
     def _commit(self, files: Mapping[str, bytes], parent: str, message: str) -> str:
         """Return a commit that has the parent's files and these; the parent if it has them already."""
@@ -254,11 +243,8 @@ class Ledger:
         if parent and self._git("rev-parse", f"{parent}^{{tree}}").decode().strip() == tree:
             return parent
         identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in BOT.items()}
-        return (
-            self._git("commit-tree", tree, *(["-p", parent] if parent else []), "-m", message, environ=identity)
-            .decode()
-            .strip()
-        )
+        words = ("commit-tree", tree, *(("-p", parent) if parent else ()), "-m", message)
+        return self._git(*words, environ=identity).decode().strip()
 
     def _read(self, path: str) -> bytes | None:
         """Return a file, None if there is none; raise Corrupt if it is larger than any that is written."""
@@ -271,10 +257,9 @@ class Ledger:
         return self._git("cat-file", "blob", f"{self.ref}:{path}", check=False)
 
     def _corrupt(self, commit: str, what: str) -> Corrupt:
+        said = f"the ledger's entry of {commit[:7]} cannot be trusted: {what}"
         fix = f"run the release of {commit[:7]} again: it writes the entry anew; until then nothing can be compared with it"
-        return Corrupt(
-            f"the ledger's entry of {commit[:7]} cannot be trusted: {what}", f"{self.ref}:baselines/{commit}", fix
-        )
+        return Corrupt(said, f"{self.ref}:baselines/{commit}", fix)
 
     def _git(
         self, *words: str, check: bool = True, given: bytes | None = None, environ: Mapping[str, str] | None = None

@@ -23,11 +23,9 @@ from pawl.problem import Problem, Unreachable
 TYPE = "application/vnd.pawl.registry.v1"
 CONFIG = b"{}"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-TITLE, PLAIN = (
-    "org.opencontainers.image.title",
-    "pawl.tar",
-)  # annotations of a blob: its path, and the digest before compression
+TITLE, PLAIN = "org.opencontainers.image.title", "pawl.tar"  # of a blob: its path, and the digest before compression
 LOGIN = "docker login; the token needs the right to read and write packages"
+OTHER = "this was not pushed by `store push`"
 LIMIT = 2**34  # bytes that a blob may unpack to
 
 
@@ -66,9 +64,8 @@ def place(text: str) -> str:
     """
     name = text.lower().rstrip("/")
     if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+", name):
-        raise Problem(
-            f"{text} names no place in a container registry", "the command line", "for example ghcr.io/me/project"
-        )
+        what = f"{text} names no place in a container registry"
+        raise Problem(what, "the command line", "for example ghcr.io/me/project")
     return name
 
 
@@ -92,11 +89,8 @@ def manifest(place: Repository, reference: str) -> dict[str, Any] | None:
     if answer.status_code == 404:
         return None
     if reference.startswith("sha256:") and reference != _digest(answer.content):
-        raise Unreachable(
-            f"the manifest is not the one that {reference[:19]} names",
-            place.name,
-            "it was changed on its way, or in the registry: nothing was taken",
-        )
+        what = f"the manifest is not the one that {reference[:19]} names"
+        raise Unreachable(what, place.name, "it was changed on its way, or in the registry: nothing was taken")
     try:
         found = json.loads(answer.content)
         if found["config"]["mediaType"] == TYPE:
@@ -126,12 +120,8 @@ def push(place: Repository, parts: Mapping[str, Path], before: Mapping[str, Any]
 
 def tag(place: Repository, digest: str, name: str) -> None:
     """Let a tag name what a digest names."""
-    _put(
-        place,
-        f"manifests/{name}",
-        place.ask("GET", f"manifests/{digest}", headers={"Accept": MANIFEST}).content,
-        MANIFEST,
-    )
+    content = place.ask("GET", f"manifests/{digest}", headers={"Accept": MANIFEST}).content
+    _put(place, f"manifests/{name}", content, MANIFEST)
 
 
 def pull(place: Repository, described: Mapping[str, Any], folder: Path) -> None:
@@ -140,7 +130,7 @@ def pull(place: Repository, described: Mapping[str, Any], folder: Path) -> None:
     def fetch(layer: Mapping[str, Any]) -> None:
         target = Path(layer["annotations"][TITLE])
         if target.is_absolute() or ".." in target.parts:
-            raise Problem(f"refused: the path {target}", place.name, "this was not pushed by `store push`")
+            raise Problem(f"refused: the path {target}", place.name, OTHER)
         content = place.ask("GET", f"blobs/{layer['digest']}").content
         if _digest(content) != layer["digest"]:
             raise Unreachable(f"{target} is not what was pushed: {len(content):,} bytes of {layer['size']:,}, or altered", place.name, "try again; if it stays so, the registry lost it")  # fmt: skip
@@ -148,11 +138,7 @@ def pull(place: Repository, described: Mapping[str, Any], folder: Path) -> None:
             with gzip.open(io.BytesIO(content)) as packed:
                 while piece := packed.read(2**20):
                     if plain.tell() > LIMIT:
-                        raise Problem(
-                            f"refused: {target} unpacks to more than {LIMIT:,} bytes",
-                            place.name,
-                            "this was not pushed by `store push`",
-                        )
+                        raise Problem(f"refused: {target} unpacks to more than {LIMIT:,} bytes", place.name, OTHER)
                     plain.write(piece)
             plain.seek(0)
             with tarfile.open(fileobj=plain) as files:
@@ -171,9 +157,8 @@ def unpack(files: tarfile.TarFile, folder: Path) -> None:
     for member in files:
         path = Path(member.name)
         if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
-            raise Problem(
-                f"refused: {path} is a link, or leads out", folder, "Python 3.11.4 takes links that stay inside"
-            )
+            fix = "Python 3.11.4 takes links that stay inside"
+            raise Problem(f"refused: {path} is a link, or leads out", folder, fix)
     files.extractall(folder)  # noqa: S202 - each name was looked at
 
 
@@ -202,9 +187,8 @@ def _sent(place: Repository, content: bytes, kind: str) -> dict[str, Any]:
 
 def _put(place: Repository, path: str, content: bytes, kind: str) -> None:
     if place.ask("PUT", path, data=content, headers={"Content-Type": kind}).status_code == 404:
-        raise Unreachable(
-            "the container registry does not take it", place.name, "does the repository exist, and may you write to it?"
-        )
+        fix = "does the repository exist, and may you write to it?"
+        raise Unreachable("the container registry does not take it", place.name, fix)
 
 
 def _digest(content: bytes) -> str:

@@ -45,6 +45,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Message], Any]
 Headers = list[tuple[bytes, bytes]]
+Head = tuple[str, dict[bytes, bytes], int]  # path, headers, bytes of the body
 
 
 class Service(FastAPI):
@@ -54,40 +55,28 @@ class Service(FastAPI):
         manifest = served.manifest
         version = settings.model_version or manifest["digest"]
         title = f"{manifest['target']} by {manifest['model'].rpartition('.')[2]}"
-        super().__init__(
-            title=title,
-            version=version,
-            lifespan=self._lifespan,
-            docs_url=None,
-            redoc_url=None,
-            max_body_size=MAX_BODY,
-            redirect_slashes=False,
-        )
+        off: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+        super().__init__(title=title, version=version, lifespan=self._lifespan, max_body_size=MAX_BODY, **off)
         self.served, self.settings, self.model_version = served, settings, version
         self.ready = self.draining = False
         self.waiting: Callable[[], int] = int  # how many requests are under way: who listens knows
         self.labels, self.predictor = manifest["labels"], served.predictor
         fields = {f"p{number}": label for number, label in enumerate(self.labels)}
-        self.named: Any = msgspec.defstruct(
-            "Probabilities", [(each, float) for each in fields], rename=fields, gc=False
-        )
+        scores = [(each, float) for each in fields]
+        self.named: Any = msgspec.defstruct("Probabilities", scores, rename=fields, gc=False)
         self.quick = isinstance(self.predictor, Compiled)
         identity = {"model_version": version, "digest": manifest["digest"], "commit": settings.commit}
-        self.counts = Counts(
-            self.labels, [] if self.labels else served.golden["predictions"], manifest.get("seen", {}), identity
-        )
-        log = (
-            PredictionLog(settings, list(manifest["features"]), version, self.counts.drop) if settings.log_dir else None
-        )
-        self.log = log
+        values = [] if self.labels else served.golden["predictions"]
+        self.counts = Counts(self.labels, values, manifest.get("seen", {}), identity)
+        self.log: PredictionLog | None = None
+        if settings.log_dir:
+            self.log = PredictionLog(settings, list(manifest["features"]), version, self.counts.drop)
         self.keys = [_hashed(key, number) for number, key in enumerate(listed(settings.api_keys), 1)]
         self.forms = Forms(manifest["features"])
         named = f"/v1/models/{settings.model_name}:predict"
         self.ways = {"/predict": self.forms.predict, "/invocations": self.forms.mlflow, named: self.forms.kserve}
         self.at = frozenset(path.encode() for path in self.ways)
-        self.heads: dict[
-            bytes, tuple[str, dict[bytes, bytes], int]
-        ] = {}  # first line and headers, as they came: path, headers, bytes of the body
+        self.heads: dict[bytes, Head] = {}  # by first line and headers, as they came
         # One thread, behind the one that reads requests: a batch never delays a single row by more than a few of its own.
         self.thread = ThreadPoolExecutor(1, "batches", _step_back)
         self.batches = self.reading = self.held = self.looked = 0
@@ -168,11 +157,8 @@ class Service(FastAPI):
             extra.append((b"www-authenticate", b"Bearer"))
         if error.status in {400, 408, 413} and not self.draining:  # what is left of the body is not read
             extra.append((b"connection", b"close"))
-        return (
-            error.status,
-            msgspec.json.encode({"error": error.error, "fields": error.places}),
-            [*extra, *self._ending()],
-        )
+        content = msgspec.json.encode({"error": error.error, "fields": error.places})
+        return error.status, content, [*extra, *self._ending()]
 
     def _ending(self) -> Headers:
         return [(b"connection", b"close")] if self.draining else []
@@ -355,9 +341,8 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the description of the service, predictions included."""
         if not self.openapi_schema:
-            self.openapi_schema = documents.described(
-                super().openapi(), self.served, self.forms, self.settings, keys=bool(self.keys)
-            )
+            given, keys = super().openapi(), bool(self.keys)
+            self.openapi_schema = documents.described(given, self.served, self.forms, self.settings, keys=keys)
         return self.openapi_schema
 
 

@@ -103,9 +103,8 @@ class Bulk:
             for table, rows in found:
                 some = table.take(rows[start : start + BLOCK], axis=0)
                 possible = some if possible is None else np.bitwise_and(possible, some, out=possible)
-            first = np.bitwise_count(
-                ~possible & (possible - possible.dtype.type(1))
-            ).T.copy()  # zeros below the first one
+            below = ~possible & (possible - possible.dtype.type(1))  # the zeros below the first one
+            first = np.bitwise_count(below).T.copy()
             for tree, (values, leaf) in enumerate(zip(self.leaves, first, strict=True)):
                 given[:, tree % mine.outputs] += values.take(leaf)
             matrix[: len(given), mine.width :] = given

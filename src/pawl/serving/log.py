@@ -46,9 +46,8 @@ class PredictionLog:
         without = listed(settings.log_without)
         for name in without:
             if name not in columns:
-                raise Problem(
-                    f"PAWL_LOG_WITHOUT names {name}, which is no column", ", ".join(columns), "correct the name"
-                )
+                what = f"PAWL_LOG_WITHOUT names {name}, which is no column"
+                raise Problem(what, ", ".join(columns), "correct the name")
         kept = [(number, name) for number, name in enumerate(columns) if name not in without]
         fields = {f"c{number}": name for number, name in kept}
         self.features: Any = msgspec.defstruct("Features", [(each, Any) for each in fields], rename=fields, gc=False)
@@ -61,9 +60,8 @@ class PredictionLog:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.held = os.open(self.folder / ".lock", os.O_CREAT | os.O_WRONLY, 0o640)
-            fcntl.flock(
-                self.held, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # who comes second would take the other's segments for left ones
+            # Who comes second would take the other's segments for left ones.
+            fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in self.folder.glob(f"*{OPEN}"):  # of a process that was killed: nothing else writes here
                 os.truncate(left, left.read_bytes().rfind(b"\n") + 1)  # it may have been killed within a write
                 left.rename(left.with_suffix(""))

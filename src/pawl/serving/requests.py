@@ -25,9 +25,8 @@ TEXT = 1000  # characters
 
 TYPES: dict[str, Any] = {
     "number": Annotated[float, Meta(ge=-ROUNDED, le=ROUNDED)],
-    "integer": Annotated[
-        float, Meta(ge=-ROUNDED, le=ROUNDED, multiple_of=1)
-    ],  # 39.0 too: tables with missing values write it
+    # 39.0 too: tables with missing values write it
+    "integer": Annotated[float, Meta(ge=-ROUNDED, le=ROUNDED, multiple_of=1)],
     "boolean": bool,
     "category": Annotated[str, Meta(max_length=TEXT)],
 }
@@ -55,17 +54,14 @@ class Forms:
         names, self.types = list(dtypes), [TYPES[dtype] | None for dtype in dtypes.values()]
         fields = {f"c{number}": name for number, name in enumerate(names)}
         listed = list(zip(fields, self.types, strict=True))
-        self.record: Any = msgspec.defstruct(
-            "Record", listed, rename=fields, forbid_unknown_fields=True, frozen=True, gc=False
-        )
+        strict: dict[str, Any] = {"forbid_unknown_fields": True, "frozen": True}
+        self.record: Any = msgspec.defstruct("Record", listed, rename=fields, gc=False, **strict)
         self.row: Any = tuple[tuple(self.types)]
         several, cells = Meta(min_length=1, max_length=MAX_ROWS), self.record | self.row
         self.records, self.rows, self.instances = Annotated[list[self.record], several], Annotated[list[self.row], several], Annotated[list[cells], several]  # type: ignore[valid-type,name-defined]  # fmt: skip
-        strict: dict[str, Any] = {"forbid_unknown_fields": True, "frozen": True}
         self.features: Any = msgspec.defstruct("Features", [("features", self.rows)], **strict)
-        self.split: Any = msgspec.defstruct(
-            "Split", [("columns", list[str]), ("data", msgspec.Raw), ("index", msgspec.Raw, msgspec.Raw())], **strict
-        )
+        parts: list[Any] = [("columns", list[str]), ("data", msgspec.Raw), ("index", msgspec.Raw, msgspec.Raw())]
+        self.split: Any = msgspec.defstruct("Split", parts, **strict)
         self._one, self._many = msgspec.json.Decoder(self.record), msgspec.json.Decoder(self.records)
         self._features: Any = msgspec.json.Decoder(self.features)
         held = zip(KINDS, (self.split, self.records, self.instances), strict=True)

@@ -43,18 +43,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 msgspec.convert({name: value}, cls, strict=False)
             except msgspec.ValidationError as error:
                 told = "its value" if name == "api_keys" else value
-                said = (
-                    str(error)
-                    .partition(" - at")[0]
-                    .lower()
-                    .replace("expected `int`, got `str`", "a whole number is needed")
-                )
+                said = str(error).partition(" - at")[0].lower()
+                said = said.replace("expected `int`, got `str`", "a whole number is needed")
                 raise Problem(f"PAWL_{name.upper()} is {told}: {said}", "the environment", "correct it, or unset it") from error  # fmt: skip
         settings = msgspec.convert(given, cls, strict=False)
         if "PAWL_API_KEYS" in environ and not listed(settings.api_keys):  # a secret that came out empty opens nothing
-            raise Problem(
-                "PAWL_API_KEYS holds no key", "the environment", "name keys, or unset it: everyone may ask then"
-            )
+            fix = "name keys, or unset it: everyone may ask then"
+            raise Problem("PAWL_API_KEYS holds no key", "the environment", fix)
         if settings.metrics_port == settings.port:
             raise Problem(f"PAWL_METRICS_PORT is {settings.port}, as PAWL_PORT", "the environment", "give them two ports, or unset it: /metrics is a route then")  # fmt: skip
         return settings
