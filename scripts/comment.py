@@ -142,11 +142,12 @@ def newer(repository: Any, run: Mapping[str, Any]) -> int | None:
     """Return the number of a later run of this workflow that measures the same head."""
     source = run["head_repository"]["full_name"]
     for each in repository.get_workflow_runs(head_sha=run["head_sha"], branch=run["head_branch"]):
-        same = (each.workflow_id, each.head_repository and each.head_repository.full_name) == (
-            run["workflow_id"],
-            source,
-        )
-        if same and each.event in STARTS and each.run_number > run["run_number"]:
+        of = each.head_repository and each.head_repository.full_name
+        if (
+            (each.workflow_id, of) == (run["workflow_id"], source)
+            and each.event in STARTS
+            and each.run_number > run["run_number"]
+        ):
             return int(each.run_number)
     return None
 

@@ -59,12 +59,8 @@ class Line(NamedTuple):
     def numbers(self) -> dict[str, float]:
         """Return what is logged of it."""
         apart = self.difference
-        found = {
-            "difference": apart.value,
-            "ratio": ratio(self.first, self.second),
-            "low": apart.low,
-            "high": apart.high,
-        }
+        found = {"difference": apart.value, "ratio": ratio(self.first, self.second)}
+        found |= {"low": apart.low, "high": apart.high}
         return {key: value for key, value in found.items() if value is not None}
 
 
@@ -96,11 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs": [run.info.run_id for run in found], "rows": rows_said, "how": how,
         "metrics": {each.metric: {"first": asdict(each.first), "second": asdict(each.second), **each.numbers, "verdict": each.verdict} for each in lines},
     }  # fmt: skip
-    names = (
-        [f"version {each}" if each.isdigit() else each for each in args.versions]
-        if args.versions
-        else [called(run) for run in found]
-    )
+    versions = [f"version {each}" if each.isdigit() else each for each in args.versions or ()]
+    names = versions or [called(run) for run in found]
     print(json.dumps(told, indent=1) if args.json else shown(lines, names, rows_said, how, gates), flush=True)
     with tracking.store() as store:
         log(store, found[0], found[1], lines, told)
@@ -291,9 +284,8 @@ def shown(lines: Sequence[Line], names: Sequence[str], on: str, how: str, gates:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     table = ["  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in cells]  # fmt: skip
     more = [f"  … and {len(lines) - SHOWN} more: --json"] if len(lines) > SHOWN else []
-    return "\n".join(
-        [f"{names[0]} against {names[1]}, {on}", "", *(f"  {line}".rstrip() for line in table), *more, "", how]
-    )
+    head = f"{names[0]} against {names[1]}, {on}"
+    return "\n".join([head, "", *(f"  {line}".rstrip() for line in table), *more, "", how])
 
 
 def between(value: Value, said: Callable[[float | None, Value], str], like: Value) -> str:

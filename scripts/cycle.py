@@ -104,11 +104,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         if not first:
             learn()
     fell = state.get("check") == FELL
-    print(
-        f"window {args.window} is in {args.to}"
-        + ", the champion fell" * fell
-        + f"; {', '.join(failed)} failed" * bool(failed)
-    )
+    more = ", the champion fell" * fell + f"; {', '.join(failed)} failed" * bool(failed)
+    print(f"window {args.window} is in {args.to}{more}")
     print(f"next: read {args.to.rstrip('/')}/latest.json" + "; run it again for the rest" * bool(failed))
     return 3 if failed else FELL if fell and args.exit_code else 0
 

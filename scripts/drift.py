@@ -44,9 +44,8 @@ PASS = 200_000  # rows of windows that are held at once
 OWN = {"row_id", *labels.OWN}  # names of the pipeline
 
 
-Cut = tuple[
-    Window, tuple[float, int], tuple[float, int]
-]  # after, and up to: (time, key); of a window of time: from, and before
+# After, and up to: (time, key); of a window of time: from, and before.
+Cut = tuple[Window, tuple[float, int], tuple[float, int]]
 
 
 class Reference(NamedTuple):
@@ -185,9 +184,8 @@ def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequen
         gathered, found = gather(args.log, kind, windows[at : at + size], given, limits, truth)
         told += [report_of(each, given, params, limits, found.damaged) for each in gathered]
     if not told:
-        report, samples = report_of(
-            Gathered(Window(""), Side({}, limits.rows), Side({}, limits.rows)), given, params, limits, 0
-        )
+        nothing = Gathered(Window(""), Side({}, limits.rows), Side({}, limits.rows))
+        report, samples = report_of(nothing, given, params, limits, 0)
         told = [(msgspec.structs.replace(report, headline=f"Insufficient data: {short}."), samples)]
     return told
 
@@ -350,12 +348,10 @@ def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits
                 there = np.logical_and.reduce([columns[name].is_valid().to_numpy(zero_copy_only=False) for name in real])  # fmt: skip
                 if manifest["labels"]:  # another model's, or a mistake: neither right nor wrong
                     classes = pa.array(manifest["labels"])
-                    real_ones = [
-                        pc.is_in(columns[name].cast("string"), classes).to_numpy(zero_copy_only=False)
-                        for name in (manifest["target"], "prediction")
-                    ]
-                    strange += int((there & ~real_ones[0]).sum())
-                    there = there & real_ones[0] & real_ones[1]
+                    texts = (columns[name].cast("string") for name in (manifest["target"], "prediction"))
+                    known, told = (pc.is_in(each, classes).to_numpy(zero_copy_only=False) for each in texts)
+                    strange += int((there & ~known).sum())
+                    there = there & known & told
                 into.truth.add(typed(columns, real).filter(pa.array(there)), key[there])
     if strange:
         print(f"warning: {strange:,} labels are of no class that the model knows: left out", file=sys.stderr)

@@ -30,12 +30,7 @@ from scripts import cli, github, ship
 
 VERDICTS = ("drift", "no drift", "insufficient data")
 Series = tuple[str, str, dict[str, str], float]  # name, what it is, labels, value
-CONCLUSIONS = {
-    "success": 1,
-    "failure": 0,
-    "timed_out": 0,
-    "startup_failure": 0,
-}  # a run that was cancelled says nothing
+CONCLUSIONS = {"success": 1, "failure": 0, "timed_out": 0, "startup_failure": 0}  # one that was cancelled says nothing
 
 
 class Exporter(Collector):

@@ -42,9 +42,8 @@ def event(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the event that started the workflow."""
     path = environ.get("GITHUB_EVENT_PATH")
     if not path:
-        raise Problem(
-            "GITHUB_EVENT_PATH is not set", "the environment", "this runs in a job of GitHub's, which sets it"
-        )
+        fix = "this runs in a job of GitHub's, which sets it"
+        raise Problem("GITHUB_EVENT_PATH is not set", "the environment", fix)
     return dict(json.loads(Path(path).read_text()))
 
 
@@ -88,12 +87,10 @@ def why(error: Exception) -> str:
     data = getattr(error, "data", None)
     if not isinstance(data, dict):
         return f"no answer: {' '.join(str(error).split())[-200:]}{doubt}"
-    more = [
-        each.get("message") or str(each) if isinstance(each, dict) else str(each) for each in data.get("errors") or []
-    ]
-    return (
-        f"{getattr(error, 'status', '')} {' '.join(' '.join([str(data.get('message') or ''), *more]).split())}{doubt}"
-    )
+    errors = data.get("errors") or []
+    more = [(isinstance(each, dict) and each.get("message")) or str(each) for each in errors]
+    said = " ".join(" ".join([str(data.get("message") or ""), *more]).split())
+    return f"{getattr(error, 'status', '')} {said}{doubt}"
 
 
 def _lost(error: Exception) -> bool:

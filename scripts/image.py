@@ -34,11 +34,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("which", nargs="?", choices=FILES, default=SERVER)
     parser.add_argument("--push", metavar="PLACE", help="registry/owner/name")
     parser.add_argument("--version", default="", help="the model's version in the registry")
-    parser.add_argument(
-        "--attest",
-        action="store_true",
-        help="SBOM and provenance beside it: takes a builder that can, such as setup-buildx-action's",
-    )
+    said = "SBOM and provenance beside it: takes a builder that can, such as setup-buildx-action's"
+    parser.add_argument("--attest", action="store_true", help=said)
     args = parser.parse_args(argv)
     image = build(args.which, oci.place(args.push) if args.push else "", args.version, environ, attest=args.attest)
     print(image)
@@ -63,18 +60,12 @@ def build(which: str, place: str, version: str, environ: Mapping[str, str], *, a
     tags = [commit[:12]]
     if place and "GITHUB_SHA" in environ:  # elsewhere files may differ from their commit
         more = [*([f"v{version}"] if version else []), "latest"]
-        there = pushed(f"{name}:{tags[0]}")
-        if (
-            there
-            and labels.items() <= labels_of(there).items()
-            and ours(f"{name}@{there['manifest']['digest']}", environ)
-        ):
-            return tagged(f"{name}@{there['manifest']['digest']}", name, more)
-        if there:
-            print(
-                f"note: {name}:{tags[0]} is there, and not shown to be this one: it is left, this one is known by its digest",
-                file=sys.stderr,
-            )
+        if there := pushed(f"{name}:{tags[0]}"):
+            image = f"{name}@{there['manifest']['digest']}"
+            if labels.items() <= labels_of(there).items() and ours(image, environ):
+                return tagged(image, name, more)
+            left = "is there, and not shown to be this one: it is left, this one is known by its digest"
+            print(f"note: {name}:{tags[0]} {left}", file=sys.stderr)
         tags = [*([] if there else tags), *more]
     given = [f"--build-arg={key}={value}" for key, value in facts.items()]
     words = ["build", *FILES[which], *(f"--tag={name}:{tag}" for tag in tags), *given, *(ATTEST if attest else ())]
@@ -107,9 +98,8 @@ def labels_of(there: Mapping[str, Any]) -> dict[str, str]:
 def tagged(image: str, name: str, tags: Sequence[str]) -> str:
     """Let tags name an image that is there; return it."""
     print(f"{image} is there already", file=sys.stderr)
-    if buildx(
-        "imagetools", "create", *(f"--tag={name}:{tag}" for tag in tags), image, stdout=subprocess.DEVNULL
-    ).returncode:
+    words = ("imagetools", "create", *(f"--tag={name}:{tag}" for tag in tags), image)
+    if buildx(*words, stdout=subprocess.DEVNULL).returncode:
         raise Unreachable("the registry did not take the tags", name, "see docker's message above")
     return image
 

@@ -164,9 +164,8 @@ def runs(where: str, cells: Sequence[Sequence[str]], wrong: Sequence[Wrong]) -> 
     width = max(map(len, cells), default=0)
     cells = [[*line, *[""] * (width - len(line))] for line in cells]
     if not any(map(any, cells[2:])):
-        raise Problem(
-            "there are no runs", where, "row 1 names the columns, row 2 says what each is, a run is a row below"
-        )
+        fix = "row 1 names the columns, row 2 says what each is, a run is a row below"
+        raise Problem("there are no runs", where, fix)
     if not {kind.lower() for kind in cells[1]} & set(KINDS):
         raise Problem("row 2 does not say what the columns are", where, f"insert a row below the names, with one of these in each column: {', '.join(KINDS)}")  # fmt: skip
     columns, of_columns = kinds(cells)
@@ -228,9 +227,8 @@ def named(name: str, kind: str) -> None:
     if kind in {"name", "start"}:
         return
     if bad := sorted(set(re.findall(r"[^/\w.\- :]", name))):
-        raise Unfit(
-            f"MLflow takes no {' '.join(map(repr, bad))} in a name", "use letters, digits, spaces and _ - . : /"
-        )
+        what = f"MLflow takes no {' '.join(map(repr, bad))} in a name"
+        raise Unfit(what, "use letters, digits, spaces and _ - . : /")
     if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
         raise Unfit("MLflow reads the name as a path", "take out what is a step: / at an end, //, ./ and ..")
     if len(name) > 250:
@@ -254,9 +252,8 @@ def finite(text: str, _: str = "") -> float:
         raise Unfit(f"{text} is not finite", "leave the cell empty; a tag may tell why")
     fix = "numbers look like 0.93, 1234.5 or 1e-3; leave the cell empty where there is none"
     if comma := re.fullmatch(r"([+-]?\d+),(\d+)", text):
-        fix = f"write {comma[1]}.{comma[2]}" + f", or {comma[1]}{comma[2]}" * (
-            len(comma[2]) == 3 and comma[1].strip("+-0") != ""
-        )
+        thousands = len(comma[2]) == 3 and comma[1].strip("+-0") != ""
+        fix = f"write {comma[1]}.{comma[2]}" + f", or {comma[1]}{comma[2]}" * thousands
     raise Unfit(f'"{text[:40]}" is no number', fix)
 
 

@@ -23,12 +23,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if remote and subprocess.run([*dvc, "push", "--run-cache", "--quiet"], check=False).returncode:
         fix = "see DVC's message above; credentials are secrets: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ..."
         raise Unreachable("the DVC remote did not take the outputs", remote, fix)
-    said = (
-        f"Outputs are in the DVC remote {remote}"
-        if remote
-        else "There is no DVC remote: GitHub's cache keeps the outputs"
-    )
-    print(said)
+    nowhere = "There is no DVC remote: GitHub's cache keeps the outputs"
+    print(f"Outputs are in the DVC remote {remote}" if remote else nowhere)
     github.output(environ, kept="remote" if remote else "cache")
     return 0
 

@@ -55,11 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", required=True, metavar="URL", help="PAWL_LOG_DIR, or where scripts.ship keeps it")
     parser.add_argument("--labels", required=True, metavar="URL", help="*.csv or *.parquet: request_id, row, label")
     parser.add_argument("--to", default=str(TABLE), metavar="URL", help=f"*.parquet ({TABLE})")
-    parser.add_argument(
-        "--answers",
-        action="store_true",
-        help="with what was answered, by which model, when: to look at, not to train on",
-    )
+    said = "with what was answered, by which model, when: to look at, not to train on"
+    parser.add_argument("--answers", action="store_true", help=said)
     args = parser.parse_args(argv)
     task, manifest = config.load(paths.PARAMS).problem, bundle.read(paths.BUNDLE)[0]
     labels, found, kind = read(args.labels, task.target), replay.Found(), line(manifest)
@@ -104,14 +101,8 @@ def line(manifest: Mapping[str, Any]) -> type[replay.Logged]:
     fields = [(f"c{at}", TYPES.get(dtype, str) | None | msgspec.UnsetType, msgspec.UNSET) for at, dtype in enumerate(manifest["features"].values())]  # fmt: skip
     names = {f"c{at}": name for at, name in enumerate(manifest["features"])}
     features = msgspec.defstruct("Features", fields, rename=names, gc=False)
-    return cast(
-        type[replay.Logged],
-        msgspec.defstruct(
-            "Row",
-            [("prediction", str if manifest["labels"] else float), ("features", features)],
-            bases=(replay.Logged,),
-        ),
-    )
+    own = [("prediction", str if manifest["labels"] else float), ("features", features)]
+    return cast(type[replay.Logged], msgspec.defstruct("Row", own, bases=(replay.Logged,)))
 
 
 def columns(lines: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,9 +163,8 @@ def read(url: str, target: str) -> Labels:
         try:
             place = table.column("row").cast("int64").fill_null(0).to_numpy() if "row" in names else 0
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise Problem(
-                f"a row is no whole number: {error}", url, "row is the place in the request, from 0"
-            ) from error
+            fix = "row is the place in the request, from 0"
+            raise Problem(f"a row is no whole number: {error}", url, fix) from error
         value = table.column(label)
         value = value.cast("string") if pa.types.is_null(value.type) else value  # none has arrived yet
         if pa.types.is_dictionary(value.type):

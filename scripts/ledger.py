@@ -64,9 +64,8 @@ def write(kept: Ledger, folder: Path, environ: Mapping[str, str]) -> str:
     try:
         content, told, lock = ((folder / path).read_bytes() for path in (paths.REPORT, paths.ANSWERS, paths.LOCKFILE))
     except FileNotFoundError as error:
-        raise Problem(
-            f"{error.filename} does not exist", folder or Path(), "run `make run` and `make report` first"
-        ) from error
+        fix = "run `make run` and `make report` first"
+        raise Problem(f"{error.filename} does not exist", folder or Path(), fix) from error
     found, gates = report.load(content, str(paths.REPORT)), rules.load(paths.GATES)
     mine = answers.load(told, paths.ANSWERS)
     commit = found.candidate.commit
@@ -105,11 +104,8 @@ def overtaken(kept: Ledger) -> str:
     if served is None or register.before(served.commit, here):
         return "no later commit was released"
     what = f"{served.commit[:7]} was released, and {here[:7]} does not come after that"
-    raise Problem(
-        what,
-        f"release {served.name}",
-        "nothing to do where a later release has overtaken this one; else release a commit that contains it",
-    )
+    fix = "nothing to do where a later release has overtaken this one; else release a commit that contains it"
+    raise Problem(what, f"release {served.name}", fix)
 
 
 def whole(kept: Ledger, entry: Entry, files: Collection[str]) -> bool:
@@ -160,15 +156,12 @@ def shown(kept: Ledger) -> str:
         entry = kept.entry(commit)
         values = [f"{name} {text.number(entry.facts.metrics[name].value, entry.facts.metrics[name])}" for name in gates.metrics if name in entry.facts.metrics]  # fmt: skip
         mark = f"  champion, version {served.version}" if served and served.commit == commit else ""
-        lines.append(
-            f"{commit[:7]}  {entry.made}  {text.SYMBOLS[entry.verdict]} {entry.verdict:<12}  {'  '.join(values[:2])}{mark}"
-        )
+        verdict = f"{text.SYMBOLS[entry.verdict]} {entry.verdict:<12}"
+        lines.append(f"{commit[:7]}  {entry.made}  {verdict}  {'  '.join(values[:2])}{mark}")
         if len(lines) == 100:
             break
-    return (
-        "\n".join(lines)
-        or "the ledger has no entry of a commit here: a release writes one, `python -m scripts.ledger record` does"
-    )
+    nothing = "the ledger has no entry of a commit here: a release writes one, `python -m scripts.ledger record` does"
+    return "\n".join(lines) or nothing
 
 
 if __name__ == "__main__":

@@ -47,17 +47,8 @@ def measured(root: Path, commit: str, gates: Gates) -> tuple[Model, Answers]:
     train, valid = ({name: each["value"] for name, each in metrics[split].items()} for split in ("train", "valid"))
     splits = dict(zip(("train", "valid", "test"), (each.num_rows for each in tables), strict=True))
     facts, digests = msgspec.structs.replace(facts, train=train, valid=valid), manifest["digests"]
-    model = Model(
-        commit,
-        facts,
-        manifest["digest"],
-        found.digest,
-        digests,
-        splits,
-        profile.of(tables),
-        manifest["not_compiled"][:300],
-    )
-    return model, found
+    why = manifest["not_compiled"][:300]
+    return Model(commit, facts, manifest["digest"], found.digest, digests, splits, profile.of(tables), why), found
 
 
 def values(metrics: Mapping[str, Any]) -> dict[str, Value]:

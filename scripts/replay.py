@@ -140,9 +140,8 @@ def shadow(url: str, environ: Mapping[str, str]) -> Candidate:
         if status == 401:
             raise Problem("the candidate wants an API key", url, "put one that it knows first into PAWL_API_KEYS")
         if status != 200 or not isinstance(answer, dict):
-            raise Unreachable(
-                f"the candidate answers {path} with status {status}: {str(answer)[:200]}", url, "see its log"
-            )
+            what = f"the candidate answers {path} with status {status}: {str(answer)[:200]}"
+            raise Unreachable(what, url, "see its log")
         return answer
 
     identity = call("/version")
@@ -200,9 +199,8 @@ def replay(batch: Sequence[Logged], candidate: Candidate) -> list[Row]:
     for line, each in zip(batch, taken, strict=True):
         row: Row = {name: getattr(line, name, None) for name in COLUMNS} | {"was": line.prediction, "same": False}
         if isinstance(each, Refused):
-            row["refused"] = (
-                "; ".join(f"{one['field'].removeprefix('[0].')}: {one['problem']}" for one in each.places) or each.error
-            )
+            reasons = (f"{one['field'].removeprefix('[0].')}: {one['problem']}" for one in each.places)
+            row["refused"] = "; ".join(reasons) or each.error
         else:
             row["now"], score = next(answered)
             now, was = (score, line.probabilities) if score else ([row["now"]], [line.prediction])
@@ -298,9 +296,8 @@ def shown(told: Mapping[str, Any]) -> str:
         if apart := told.get("difference"):
             ends = ", ".join(f"{float(part):.0%} up to {value:.3g}" for part, value in apart["quantiles"].items())
             what = "probabilities" if changed else "values       "
-            lines.append(
-                f"  {what}   differ by {apart['mean']:.3g} in the mean; {ends}, all up to {apart['largest']:.3g}"
-            )
+            mean = f"differ by {apart['mean']:.3g} in the mean"
+            lines.append(f"  {what}   {mean}; {ends}, all up to {apart['largest']:.3g}")
     if refused["rows"]:
         lines.append(f"  refused         {refused['rows']:,}")
         lines += [f"{'':18}{count:,}: {why}" for why, count in [*refused["reasons"].items()][:SHOWN]]

@@ -82,17 +82,14 @@ def differences(run: Any, kept: Path, folder: Path) -> list[str]:
     found = [f"{part}: {tags.get(f'pawl.{part}', 'none')[:12]} → {digest[:12]}" for part, digest in manifest["digests"].items() if digest != tags.get(f"pawl.{part}")]  # fmt: skip
     if first := other_output(read(kept / "inputs/dvc.lock"), read(folder / paths.LOCKFILE)):
         source = first == str(paths.SOURCE)
-        found.append(
-            f"the source data has changed since: {first}" if source else f"the first output that differs: {first}"
-        )
+        what = "the source data has changed since" if source else "the first output that differs"
+        found.append(f"{what}: {first}")
     lock = kept / "environment" / paths.LOCK.name
     if not lock.exists() or lock.read_bytes() != paths.LOCK.read_bytes():
         found.append(f"the environment: {paths.LOCK} here is not the run's")
     before, after = (track.flat(read(path)) for path in (kept / "environment/made_by.json", folder / paths.MADE_BY))
-    made = [
-        key for key in after if key.startswith(("python", "platform", "versions")) and before.get(key) != after[key]
-    ]
-    found += [f"{key}: {before.get(key, 'unknown')} → {after[key]}" for key in made]
+    made = [key for key in after if key.startswith(("python", "platform", "versions"))]
+    found += [f"{key}: {before.get(key, 'unknown')} → {after[key]}" for key in made if before.get(key) != after[key]]
     if manifest["digest"] != tags["pawl.digest"]:
         found.append(f"model: {tags['pawl.digest'][:19]} → {manifest['digest'][:19]}")
     values = [name for name in metrics if not name.endswith((".low", ".high"))]

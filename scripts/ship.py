@@ -30,9 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=float, metavar="SECONDS", help="go on; without it once")
     args = parser.parse_args(argv)
     if not args.folder.is_dir():
-        raise Problem(
-            "there is no such folder", args.folder, "give PAWL_LOG_DIR of the service, on a volume that both see"
-        )
+        fix = "give PAWL_LOG_DIR of the service, on a volume that both see"
+        raise Problem("there is no such folder", args.folder, fix)
     place, root = opened(args.to)
     if args.every is None:
         print(f"{ship(args.folder, place, root)} segments shipped to {args.to}")

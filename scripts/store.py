@@ -104,9 +104,8 @@ def push(place: oci.Repository, environ: Mapping[str, str]) -> str:
     """Send the registry here, and let the ledger name it; raise Overtaken if it was not made from the one that the ledger names now."""
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", Path.cwd(), "python -m scripts.register makes it")
-    base: dict[str, Any] = (
-        json.loads(BASE.read_text()) if BASE.exists() else {"place": "", "ledger": None, "manifest": None}
-    )
+    nothing: dict[str, Any] = {"place": "", "ledger": None, "manifest": None}
+    base = json.loads(BASE.read_text()) if BASE.exists() else nothing
     copy = paths.STATE / "push" / paths.STORE
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
@@ -146,11 +145,8 @@ def check(database: Path, where: str) -> None:
     except sqlite3.Error:
         whole = False
     if not whole:
-        raise Unreachable(
-            "the registry's database is damaged",
-            where,
-            "the branch `ledger` has the digests before it: git log ledger -- registry.json",
-        )
+        fix = "the branch `ledger` has the digests before it: git log ledger -- registry.json"
+        raise Unreachable("the registry's database is damaged", where, fix)
 
 
 if __name__ == "__main__":

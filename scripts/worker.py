@@ -89,9 +89,8 @@ def serve(address: str) -> None:
 def _child(job: str, descriptors: list[int], client: socket.socket, parent: int) -> int:
     """Fork a child for the stage and return its exit code; end it when who asked, or the run, is gone."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python 3.12 and later: the libraries' threads wait, and hold nothing
+        # Python 3.12 and later: the libraries' threads wait, and hold nothing.
+        warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid:
         for descriptor in descriptors:
