@@ -108,16 +108,11 @@ def save(
     told = {"records": list(golden), "predictions": predictions, "probabilities": probabilities}
     (folder / GOLDEN).write_text(json.dumps(told, indent=1) + "\n")
     np.save(folder / TRAINED_ON, np.sort(trained_on))
-    why_not = (
-        _compile(folder, pipeline, manifest, frame if held is None else held) if compiled else "train.compile is false"
-    )
+    held = frame if held is None else held
+    why_not = _compile(folder, pipeline, manifest, held) if compiled else "train.compile is false"
     names = sorted(_named(compiled=not why_not))
-    content = {
-        "format": FORMAT,
-        **manifest,
-        "not_compiled": why_not,
-        "files": {name: _facts((folder / name).read_bytes()) for name in names},
-    }
+    files = {name: _facts((folder / name).read_bytes()) for name in names}
+    content = {"format": FORMAT, **manifest, "not_compiled": why_not, "files": files}
     (folder / MANIFEST).write_text(json.dumps({**content, "digest": _identity(content)}, indent=2) + "\n")
     bundle = load(folder)
     if check_golden(bundle):
@@ -132,13 +127,8 @@ def _compile(folder: Path, pipeline: Any, manifest: Mapping[str, Any], held: Any
 
     try:
         encoder, model = compiler.compile_pipeline(pipeline, manifest)
-        compiler.check(
-            encoder,
-            model,
-            manifest,
-            held,
-            lambda rows: predict(pipeline, manifest["task"], manifest["threshold"], rows),
-        )
+        task, threshold = manifest["task"], manifest["threshold"]
+        compiler.check(encoder, model, manifest, held, lambda rows: predict(pipeline, task, threshold, rows))
     except compiler.Unsupported as reason:
         return str(reason)
     (folder / ENCODER).write_bytes(encoder)
@@ -159,12 +149,10 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if (version := manifest.get("format")) != FORMAT:
             raise Problem(f"bundle format {version} is not {FORMAT}", folder, "train again with this version")
-        if manifest["digest"] != (
-            found := _identity({key: value for key, value in manifest.items() if key != "digest"})
-        ):
-            what = (
-                f"the manifest is not the one that was written: its digest is {found}, it states {manifest['digest']}"
-            )
+        stated = manifest["digest"]
+        found = _identity({key: value for key, value in manifest.items() if key != "digest"})
+        if found != stated:
+            what = f"the manifest is not the one that was written: its digest is {found}, it states {stated}"
             raise Problem(what, folder / MANIFEST, AGAIN)
         if set(manifest["files"]) != _named(compiled=not manifest["not_compiled"]):
             raise Problem(f"the manifest lists {sorted(manifest['files'])}", folder / MANIFEST, AGAIN)
@@ -174,9 +162,8 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                 files[name] = stream.read(expected["size"] + 1)
             if (facts := _facts(files[name])) != expected:
                 told = (f"{each['size']} bytes, SHA-256 {each['sha256']}" for each in (facts, expected))
-                raise Problem(
-                    f"{name} is not the file that was written: {', expected '.join(told)}", folder / name, AGAIN
-                )
+                what = f"{name} is not the file that was written: {', expected '.join(told)}"
+                raise Problem(what, folder / name, AGAIN)
     except FileNotFoundError as error:
         raise Problem("not a complete bundle", error.filename or folder, "run `make run`, or `make pull`") from error
     except OSError as error:

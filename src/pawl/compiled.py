@@ -59,9 +59,8 @@ class Compiled:
 
     def _read(self, model: bytes, width: int, where: Path) -> ctypes.c_void_p:
         handle, features, outputs = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
-        self._ok(
-            self.library.LGBM_BoosterLoadModelFromString(model, ctypes.byref(ctypes.c_int()), ctypes.byref(handle))
-        )
+        rounds = ctypes.byref(ctypes.c_int())
+        self._ok(self.library.LGBM_BoosterLoadModelFromString(model, rounds, ctypes.byref(handle)))
         self._ok(self.library.LGBM_BoosterGetNumFeature(handle, ctypes.byref(features)))
         self._ok(self.library.LGBM_BoosterGetNumClasses(handle, ctypes.byref(outputs)))
         if (features.value, outputs.value) != (width, self.outputs):
@@ -98,9 +97,8 @@ class Compiled:
             values += scores
         if self.binary:
             no, yes = self.labels
-            return [yes if score >= self.threshold else no for score in values], [
-                (1.0 - score, score) for score in values
-            ]
+            answers = [yes if score >= self.threshold else no for score in values]
+            return answers, [(1.0 - score, score) for score in values]
         if not self.labels:
             return values, None
         found = [self._decided(values[at : at + self.outputs]) for at in range(0, len(values), self.outputs)]
@@ -134,10 +132,8 @@ def relayed(model: bytes, outputs: int) -> tuple[bytes, list[int]]:
         if name in fields:
             fields[name] += b"".join(more % number if b"%" in more else more for number in range(outputs))
     fields[b"max_feature_idx"] = b"%d" % (features + outputs - 1)
-    trees, size = (
-        re.split(rb"Tree=\d+\n", body),
-        outputs * (1 << 30 if b"average_output" in fields else max(1, TREES // outputs)),
-    )
+    trees = re.split(rb"Tree=\d+\n", body)
+    size = outputs * (1 << 30 if b"average_output" in fields else max(1, TREES // outputs))
     relays = [RELAY % (features + number, features + number) for number in range(outputs)]
     parts = [trees[first : first + size] for first in range(0, len(trees), size)]
     starts = [number * (size // outputs + 1) - (number > 0) for number in range(len(parts))]

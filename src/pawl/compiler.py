@@ -131,10 +131,8 @@ def _through(transformer: Any, columns: list[Column]) -> list[Column]:
 
 
 def _is_identity(transformer: Any) -> bool:
-    return transformer.func is None or (transformer.func.__module__, transformer.func.__name__) == (
-        "task.model",
-        "dense",
-    )
+    func = transformer.func
+    return func is None or (func.__module__, func.__name__) == ("task.model", "dense")
 
 
 def _positions(chosen: Any, names: Sequence[str], count: int) -> Any:

@@ -52,23 +52,16 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
     environment.warn_dependency_requirement_mismatches = lambda _: None
 
     # MLflow's integers cannot be missing, and it takes no integer for a double.
-    kinds = {
-        name: AnyType() if dtype == "integer" else TYPES.get(dtype, "string") for name, dtype in loaded.dtypes.items()
-    }
-    inputs = [ColSpec(kind, name, required=False) for name, kind in kinds.items()]
+    kinds = {**TYPES, "integer": AnyType()}
+    inputs = [ColSpec(kinds.get(dtype, "string"), name, required=False) for name, dtype in loaded.dtypes.items()]
     answers = [ColSpec("string" if loaded.manifest["labels"] else "double", "predictions")]
     if loaded.manifest["labels"]:
         answers.append(ColSpec(Map(DataType.double), "probabilities"))
     described = Described(run_id=run, model_uuid=model, model_id=model, metadata={"digest": loaded.digest})
     trees = booster(source)
     if trees:
-        native = {
-            "lgb_version": version("lightgbm"),
-            "data": NATIVE,
-            "model_class": "lightgbm.basic.Booster",
-            "code": None,
-        }
-        described.add_flavor("lightgbm", **native)
+        native = {"lgb_version": version("lightgbm"), "data": NATIVE, "model_class": "lightgbm.basic.Booster"}
+        described.add_flavor("lightgbm", **native, code=None)
     sources = Path(__file__).parents[1]
     mlflow.pyfunc.save_model(
         str(folder),

@@ -62,16 +62,10 @@ def write_matrix(features: Any, path: Path) -> None:
 
     if sp.issparse(features):
         matrix = sp.csr_matrix(features)
-        arrays = {
-            "indices": matrix.indices,
-            "indptr": matrix.indptr,
-            "format": np.array(b"csr"),
-            "shape": np.array(matrix.shape),
-            "data": matrix.data,
-        }
-        with zipfile.ZipFile(
-            path.with_suffix(".npz"), "w"
-        ) as file:  # scipy's own writes headers that differ from one Python to the next
+        arrays = {"indices": matrix.indices, "indptr": matrix.indptr, "format": np.array(b"csr")}
+        arrays |= {"shape": np.array(matrix.shape), "data": matrix.data}
+        # scipy's own writes headers that differ from one Python to the next.
+        with zipfile.ZipFile(path.with_suffix(".npz"), "w") as file:
             for name, each in arrays.items():
                 member = zipfile.ZipInfo(f"{name}.npy")
                 member.file_size = each.nbytes + 1000  # so that a large one gets the header of a large one

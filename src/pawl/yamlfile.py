@@ -72,9 +72,8 @@ def change(path: Path, values: Mapping[str, Any]) -> None:
     except yaml.YAMLError:
         same = False
     if not same:  # an anchor, for one, whose value stands elsewhere too
-        raise Problem(
-            "the values cannot be written without changing others", path, f"write them by hand: {dict(values)}"
-        )
+        what = "the values cannot be written without changing others"
+        raise Problem(what, path, f"write them by hand: {dict(values)}")
     if text != before:
         target = path.resolve()
         new = target.with_name(f".{target.name}.{os.getpid()}")

@@ -139,9 +139,8 @@ def _mcnemar(baseline: Answers, candidate: Answers) -> Difference:
     before, after = (each.prediction == each.y for each in (baseline, candidate))
     n, gained, lost = len(before), int((after & ~before).sum()), int((before & ~after).sum())
     if gained + lost:
-        lower, higher = (
-            float(binomtest(gained, gained + lost, alternative=side).pvalue) for side in ("less", "greater")
-        )
+        tests = (binomtest(gained, gained + lost, alternative=side) for side in ("less", "greater"))
+        lower, higher = (float(test.pvalue) for test in tests)
     else:
         lower = higher = 1.0
     change, middle, size = (gained - lost) / n, (gained - lost) / (n + 2), n + 2

@@ -74,13 +74,11 @@ def hold_compiled(loaded: bundle.Bundle, table: Any, answers: tuple[Any, Any]) -
         return
     manifest, files = bundle.read(paths.BUNDLE)
     compiled = Compiled(files[bundle.ENCODER], files[bundle.MODEL], manifest, paths.BUNDLE)
-    if wrong := compiler.differing(
-        compiled, frames.from_table(table.select(list(loaded.dtypes)), loaded.dtypes), answers
-    ):
+    frame = frames.from_table(table.select(list(loaded.dtypes)), loaded.dtypes)
+    if wrong := compiler.differing(compiled, frame, answers):
         what = f"the compiled model answers {len(wrong):,} of {table.num_rows:,} test rows otherwise than the pipeline"
-        raise Problem(
-            what, paths.BUNDLE / bundle.ENCODER, "set train.compile: false in params.yaml; and tell Pawl's maintainers"
-        )
+        fix = "set train.compile: false in params.yaml; and tell Pawl's maintainers"
+        raise Problem(what, paths.BUNDLE / bundle.ENCODER, fix)
 
 
 def measure(task: Task, y: Any, prediction: Any, probabilities: Any, params: Evaluate) -> dict[str, Estimate]:
@@ -200,12 +198,8 @@ def describe(loaded: bundle.Bundle) -> None:
     booster = getattr(model, "booster_", None)
     # What the library made of a parameter wins: an objective that was not given, say.
     params = model.get_params() | ({**booster.params, "num_boost_round": model.n_estimators} if booster else {})
-    told = {
-        "digest": loaded.digest,
-        "name": type(model).__name__,
-        "module": type(model).__module__,
-        "params": {key: re.sub(ADDRESS, "", str(value)) for key, value in params.items()},
-    }
+    told: dict[str, Any] = {"digest": loaded.digest, "name": type(model).__name__, "module": type(model).__module__}
+    told["params"] = {key: re.sub(ADDRESS, "", str(value)) for key, value in params.items()}
     made: dict[str, Any] = {"estimator.json": told}
     if booster:
         for kind in ("gain", "split"):

@@ -114,10 +114,8 @@ def times(table: Any, task: Task, schema: Schema) -> tuple[Any, Any]:
 
 def borders(found: Any, params: Prepare) -> tuple[str, str]:
     """Return the (valid_from, test_from) that give these times, shape (n,), the shares of valid and test."""
-    ordered = np.sort(found)
-    late, later = (
-        str(ordered[int(len(ordered) * share)]) for share in (1 - params.test - params.valid, 1 - params.test)
-    )
+    ordered, share = np.sort(found), 1 - params.test
+    late, later = (str(ordered[int(len(ordered) * each)]) for each in (share - params.valid, share))
     return late, later
 
 

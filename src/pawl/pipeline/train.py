@@ -55,17 +55,15 @@ def run(task: Task, params: Train) -> None:
         "code": _digest(*sorted(Path(dep) for dep in listed if dep.endswith(".py"))),
         "environment": _digest(paths.LOCK),
     }
-    rounds = getattr(model, "best_iteration_", None) or None
+    rounds, dtypes = getattr(model, "best_iteration_", None) or None, described["columns"]
     manifest = {"task": task.task, "target": task.target, "labels": labels, "threshold": threshold}
-    manifest |= {"features": described["columns"], "feature_names": described["names"]}
+    manifest |= {"features": dtypes, "feature_names": described["names"]}
     manifest |= {"model": params.model, "rounds": rounds, "digests": digests}
-    manifest["seen"] = {
-        name: seen_in(tables["train"].column(name), dtype) for name, dtype in described["columns"].items()
-    }
-    golden = golden_records(tables["valid"], described["columns"])
+    manifest["seen"] = {name: seen_in(tables["train"].column(name), dtype) for name, dtype in dtypes.items()}
+    golden = golden_records(tables["valid"], dtypes)
     ids = rows.hash_column(tables["train"].column("row_id"))
     held = pa.concat_tables([tables["valid"], tables["train"]]).slice(0, CHECKED)
-    frame = frames.from_table(held, described["columns"])
+    frame = frames.from_table(held, dtypes)
     saved = bundle.save(paths.BUNDLE, joined(transformer, model), manifest, golden, ids, frame, compiled=params.compile)
     # Beside the bundle, not in it: who trained it, and when on another commit, does not change what it is.
     versions = {name: version(name) for name in ("lightgbm", "numpy", "pandas", "scikit-learn", "skops")}
@@ -204,10 +202,8 @@ def _typical(column: Any, dtype: str) -> Any:
     if dtype in {"integer", "number"}:
         median = pc.quantile(column.cast("double", safe=False), 0.5, interpolation="lower")[0].as_py()
         return int(median) if median is not None and dtype == "integer" else median
-    modes = sorted(
-        pc.value_counts(column.drop_null()).to_pylist(), key=lambda each: (-each["counts"], str(each["values"]))
-    )
-    return modes[0]["values"] if modes else None
+    modes = pc.value_counts(column.drop_null()).to_pylist()
+    return min(modes, key=lambda each: (-each["counts"], str(each["values"])), default={"values": None})["values"]
 
 
 def write_table(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
@@ -223,9 +219,8 @@ def commit() -> str | None:
         return given
     commands = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]
     try:
-        name, changed = (
-            subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True).strip() for words in commands
-        )
+        said = (subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True) for words in commands)
+        name, changed = map(str.strip, said)
     except (OSError, subprocess.CalledProcessError):
         return None
     own = {"dvc.lock", str(paths.METRICS)}  # what a run itself writes is no difference
