@@ -208,11 +208,8 @@ def write(job: Job, number: int, start: int, group: list[Any]) -> None:
             typed, keys = typed.filter(keep), {name: column.filter(keep) for name, column in keys.items()}
         numbers, probabilities = job.bulk.answer(typed)
         labels = job.bulk.manifest["labels"]
-        given = {
-            "prediction": pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), labels)
-            if labels
-            else pa.array(numbers)
-        }
+        codes = pa.array(numbers, pa.int32() if labels else None)
+        given = {"prediction": pa.DictionaryArray.from_arrays(codes, labels) if labels else codes}
         given |= {f"probability {label}": pa.array(probabilities[:, at]) for at, label in enumerate(labels)}
         version = pa.DictionaryArray.from_arrays(pa.nulls(len(numbers), pa.int32()).fill_null(0), [job.told["digest"]])
         answered.append(pa.Table.from_pydict({**keys, **given, "model_version": version}))

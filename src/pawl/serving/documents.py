@@ -5,13 +5,22 @@ from typing import Any
 import msgspec
 
 from pawl.serving.predictor import Served
-from pawl.serving.requests import Forms
+from pawl.serving.requests import MAX_ROWS, Forms
 from pawl.serving.settings import Settings
 
 REFUSALS = {
     "400": "not JSON", "401": "an API key is needed", "408": "the body did not arrive", "413": "too large", "415": "not JSON by its header",
     "422": "the request does not fit the model", "503": "overloaded or ending: try again after Retry-After seconds",
 }  # fmt: skip
+
+
+def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the schema of an object that has all of these."""
+    return {"type": "object", "properties": properties, "required": [*properties], **more}
+
+
+def _list(items: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **more}
 
 
 def described(given: dict[str, Any], served: Served, forms: Forms, settings: Settings, *, keys: bool) -> dict[str, Any]:
@@ -22,35 +31,23 @@ def described(given: dict[str, Any], served: Served, forms: Forms, settings: Set
     one, many, features, instances = schemas
     components = given.setdefault("components", {}).setdefault("schemas", {})
     labels = served.manifest["labels"]
-    label = {"type": "string", "enum": labels} if labels else {"type": "number"}
-    probabilities = {
-        "type": "object",
-        "properties": {each: {"type": "number", "minimum": 0, "maximum": 1} for each in labels},
-        "required": labels,
-    }
-    listed: dict[str, Any] = {"type": "array", "items": probabilities} if labels else {"type": "null"}
-    place = {
-        "type": "object",
-        "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
-        "required": ["field", "problem"],
-    }
-    row_answer = {"predictions": label} | ({"probabilities": probabilities} if labels else {})
-    answers = {
-        "predictions": {"type": "array", "items": label}, "probabilities": listed,
-        "model_version": {"type": "string"}, "request_id": {"type": "string"},
-    }  # fmt: skip
-    components |= parts | {
-        "Answer": {"type": "object", "properties": answers, "required": [*answers]},
-        "Answers": {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": {"type": "object", "properties": row_answer, "required": [*row_answer]}}}},
-        "Refusal": {"type": "object", "properties": {"error": {"type": "string"}, "fields": {"type": "array", "items": place}}, "required": ["error", "fields"]},
-    }  # fmt: skip
-    split = {
-        "type": "object", "additionalProperties": False, "required": ["columns", "data"],
-        "properties": {"columns": {"type": "array", "items": {"enum": [*forms.dtypes]}, "minItems": len(forms.dtypes), "maxItems": len(forms.dtypes), "uniqueItems": True}, "data": {"type": "array", "minItems": 1, "maxItems": 1000, "items": {"type": "array", "minItems": len(forms.dtypes), "maxItems": len(forms.dtypes)}}, "index": {}},
-    }  # fmt: skip
+    text, label = {"type": "string"}, {"type": "string", "enum": labels} if labels else {"type": "number"}
+    probabilities = _object({each: {"type": "number", "minimum": 0, "maximum": 1} for each in labels})
+    row = _object({"predictions": label} | ({"probabilities": probabilities} if labels else {}))
+    scores = _list(probabilities) if labels else {"type": "null"}
+    answer = {"predictions": _list(label), "probabilities": scores, "model_version": text, "request_id": text}
+    places = _list(_object({"field": text, "problem": text}))
+    components |= parts | {"Answer": _object(answer), "Answers": _object({"predictions": _list(row)})}
+    components["Refusal"] = _object({"error": text, "fields": places})
+    width = {"minItems": len(forms.dtypes), "maxItems": len(forms.dtypes)}
+    split = _object({
+        "columns": _list({"enum": [*forms.dtypes]}, uniqueItems=True, **width),
+        "data": _list({"type": "array", **width}, minItems=1, maxItems=MAX_ROWS),
+    }, additionalProperties=False)  # fmt: skip
+    split["properties"]["index"] = {}
 
     def of_one(name: str, content: Any) -> dict[str, Any]:
-        return {"type": "object", "properties": {name: content}, "required": [name], "additionalProperties": False}
+        return _object({name: content}, additionalProperties=False)
 
     # Of nobody: the others hold cells of the table, which not everyone who reads this may see.
     typical, nothing = served.golden["records"][:2]
@@ -70,12 +67,10 @@ def described(given: dict[str, Any], served: Served, forms: Forms, settings: Set
     }  # fmt: skip
     refusal = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
     asked: dict[str, Any] = {}
-    for path, (summary, schema, answer, examples) in shown.items():
+    for path, (summary, schema, named, examples) in shown.items():
         content = {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
-        good = {
-            "description": "the answers, in the order of the rows",
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}},
-        }
+        held = {"application/json": {"schema": {"$ref": f"#/components/schemas/{named}"}}}
+        good = {"description": "the answers, in the order of the rows", "content": held}
         asked[path] = {"post": {
             "tags": ["predictions"], "summary": summary, "operationId": path.strip("/").replace("/", "_").replace(":", "_"),
             "requestBody": {"required": True, "content": {"application/json": content}},
