@@ -88,11 +88,8 @@ def advisories(lock: Path) -> list[str]:
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1]
         raise Unreachable(f"packages of {lock} were not audited: {last}", PYPI, "run the job again") from error
-    return [
-        f"| {each['name']}=={each['version']} | {advisory['id']} | {', '.join(advisory['fix_versions']) or UNFIXED}"
-        for each in audited
-        for advisory in each["vulns"]
-    ]
+    found = [(f"{each['name']}=={each['version']}", one) for each in audited for one in each["vulns"]]
+    return [f"| {name} | {one['id']} | {', '.join(one['fix_versions']) or UNFIXED}" for name, one in found]
 
 
 def secrets(project: Path) -> tuple[int, str]:

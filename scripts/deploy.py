@@ -39,9 +39,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         raise Problem(f"{args.image} does not name an image by its digest", "--image", fix)
     digest = bundle.digest_of(paths.BUNDLE) if args.digest is None else args.digest
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise Problem(
-            f"{digest or 'nothing'} is no digest of a bundle", "--digest", "sha256:..., as in its manifest.json"
-        )
+        what = f"{digest or 'nothing'} is no digest of a bundle"
+        raise Problem(what, "--digest", "sha256:..., as in its manifest.json")
     commit = (args.commit or train.commit() or "unknown").removesuffix("-dirty")
     release = Release(commit, args.version, digest, args.image, environment=args.environment)
     said, code = deploy(args.environment, Recorded(release, cluster.render(args.environment, release)), environ)
@@ -69,11 +68,7 @@ def deploy(environment: str, wanted: Recorded, environ: Mapping[str, str]) -> tu
             return f"{refused}{error.what}. Nothing was changed.", 1
         try:
             found, others = put(wanted, before.manifests if before else [], extra, space)
-        except (
-            Failed,
-            Unreachable,
-            KeyboardInterrupt,
-        ) as failed:  # once something was applied, whatever fails leads back
+        except (Failed, Unreachable, KeyboardInterrupt) as failed:  # once something was applied, it leads back
             said = f"{refused}{failed.args[0] if failed.args else 'it was stopped'}."
             if before:
                 return back(said, before, wanted.manifests, extra, space), 1

@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     verbs.add_parser("overtaken", help="refuse where a later commit was released", allow_abbrev=False)
     verbs.add_parser("lock", help="write dvc.lock of what is served", allow_abbrev=False)
     record = verbs.add_parser("record", help="an entry for the commit that was trained", allow_abbrev=False)
-    record.add_argument(
-        "--from", dest="folder", type=Path, default=Path(), help="where reports/ and dvc.lock of the run lie"
-    )
+    said = "where reports/ and dvc.lock of the run lie"
+    record.add_argument("--from", dest="folder", type=Path, default=Path(), help=said)
     served = verbs.add_parser("release", help="what is served from now on", allow_abbrev=False)
     for name in ("version", "digest", "image", "environment", "commit", "rejected", "reason"):
         served.add_argument(f"--{name}", required=name in {"version", "digest"}, default="")

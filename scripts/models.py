@@ -31,21 +31,16 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if args.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(
-        f"{github.project()} in {where}\n"
-        if found
-        else f"{github.project()} has no version in {where}: `make run` registers one"
-    )
+    nothing = f"has no version in {where}: `make run` registers one"
+    print(github.project(), f"in {where}\n" if found else nothing)
     for each in found:
-        aliases = ", ".join(each["aliases"]) or "-"
-        print(
-            f"  {each['version']:>3}  {text.short(each['commit']):<8} {text.SYMBOLS.get(each['verdict'], '?')} {each['verdict']:<12} {aliases:<20} {each['digest'][:19]}"
-        )
+        aliases, verdict = ", ".join(each["aliases"]) or "-", each["verdict"]
+        said = f"{text.short(each['commit']):<8} {text.SYMBOLS.get(verdict, '?')} {verdict:<12} {aliases:<20}"
+        print(f"  {each['version']:>3}  {said} {each['digest'][:19]}")
         lines = [f"champion {since} to {until or 'now'}" for since, until in each["champion"]]
         lines += [f"rejected {each['rejected']}"] if each["rejected"] else []
-        lines += [f"image {image}" for image in each["images"]] + [f"runs in {each['environment']}"] * bool(
-            each["environment"]
-        )
+        lines += [f"image {image}" for image in each["images"]]
+        lines += [f"runs in {each['environment']}"] if each["environment"] else []
         print("".join(f"       {line}\n" for line in lines), end="")
     return 0
 

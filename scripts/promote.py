@@ -35,9 +35,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--version", help="of the registry")
     what.add_argument("--best", metavar="METRIC", help="register and promote the best run of the experiment")
-    what.add_argument(
-        "--rollback", nargs="?", const="", metavar="VERSION", help="take the champion back: if it is this version"
-    )
+    said = "take the champion back: if it is this version"
+    what.add_argument("--rollback", nargs="?", const="", metavar="VERSION", help=said)
     what.add_argument("--clear", metavar="VERSION", help="that was rejected")
     parser.add_argument("--min", type=float, help="with --best: what the metric must reach on test rows")
     parser.add_argument("--to", metavar="VERSION", help="with --rollback: this one instead")

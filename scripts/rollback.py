@@ -29,9 +29,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--environment", required=True, help="a folder of k8s/overlays")
     parser.add_argument("--reason", required=True, help="why: it is what the next person reads")
     parser.add_argument("--to", default="", help="a release, or a version of the model (the release before)")
-    parser.add_argument(
-        "--undo", metavar="IMAGE", help="only where this image runs, and the ledger has not released it"
-    )
+    said = "only where this image runs, and the ledger has not released it"
+    parser.add_argument("--undo", metavar="IMAGE", help=said)
     parser.add_argument("--dry-run", action="store_true", help="only say which release that is")
     args = parser.parse_args(argv)
     if not args.reason.strip():
@@ -57,9 +56,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if target.release.name == left:  # the pods went back before, the alias may have not
         mark = {"rejected": target.release.rejected, "reason": target.release.reason}
     release = msgspec.structs.replace(target.release, made="", by="", verdict="", **mark)
-    said, code = deploy.deploy(
-        environment, Recorded(release, target.manifests or cluster.render(environment, release)), environ
-    )
+    wanted = Recorded(release, target.manifests or cluster.render(environment, release))
+    said, code = deploy.deploy(environment, wanted, environ)
     print(said)
     github.summary(environ, f"↩ From `{left}` to `{release.name}`: {args.reason}\n\n{said}\n\n")
     if args.undo:

@@ -49,9 +49,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--drift-from", type=int, default=7, metavar="MONTH")
     parser.add_argument("--rows", type=int, default=5000, help="asked in a month")
     parser.add_argument("--table", type=Path, help="Parquet, with the columns of schema.yaml, instead of the sample")
-    parser.add_argument(
-        "--config", type=Path, default=Path(), metavar="FOLDER", help="of params.yaml, schema.yaml, gates.yaml"
-    )
+    said = "of params.yaml, schema.yaml, gates.yaml"
+    parser.add_argument("--config", type=Path, default=Path(), metavar="FOLDER", help=said)
     parser.add_argument("--to", type=Path, default=HOME, metavar="FOLDER", help="where the result goes")
     args = parser.parse_args(argv)
     year = Year(args, environ)
@@ -62,9 +61,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     args.to.mkdir(parents=True, exist_ok=True)
     (args.to / "simulation.json").write_text(json.dumps(found, indent=2) + "\n")
     (args.to / "simulation.svg").write_text(picture(found))
-    print(
-        f"\n{found['headline']}\nnext: look at {args.to / 'simulation.svg'}, {year.folder / 'reports/drift_report.html'}"
-    )
+    page = year.folder / "reports/drift_report.html"
+    print(f"\n{found['headline']}\nnext: look at {args.to / 'simulation.svg'}, {page}")
     return 0
 
 

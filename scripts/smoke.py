@@ -6,13 +6,12 @@ Exit code: 0 every answer is right, 1 one is not, 3 it did not start.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from pawl import bundle, paths
+from pawl import bundle, paths, tracking
 from pawl.problem import Unreachable
 from scripts import cli, once
 
@@ -25,9 +24,7 @@ def main() -> int:
     if said := once.done("smoke", key):
         print(said)
         return 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = tracking.free_port()
     environ = {**os.environ, "PAWL_PORT": str(port), "PAWL_DRAIN_SECONDS": "0"}
     server = subprocess.Popen([sys.executable, "-m", "pawl.serving"], env=environ, stderr=subprocess.PIPE, text=True)
     try:  # what the service says is of interest only where it fails

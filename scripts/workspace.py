@@ -46,13 +46,9 @@ def tables(source: Any) -> list[str]:
 
 def call(folder: Path, module: str, *words: str, **environ: str) -> tuple[int, str]:
     """Run `python -m module` in the folder, on its own code; return its exit code, and why it failed."""
-    env = {
-        **{key: value for key, value in os.environ.items() if key not in OUTSIDE},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # stages are started as `python`
-        "PYTHONPATH": str((folder / "src").absolute()),
-        "PAWL_ENV": "system",
-        **environ,
-    }
+    env = {key: value for key, value in os.environ.items() if key not in OUTSIDE}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # stages are started as `python`
+    env |= {"PYTHONPATH": str((folder / "src").absolute()), "PAWL_ENV": "system", **environ}
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=folder, env=env, check=False, capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")] or ["error: it failed"]
