@@ -21,7 +21,7 @@ from pawl.problem import Problem
 from scripts import cli, replay, ship
 
 TABLE = Path("data/labelled.parquet")
-BATCH = 10_000  # rows
+BATCH, PART = 10_000, 50_000  # rows of the log, and of a table, that are held at once
 OWN = {"model_version": "string", "time": "double", "request_id": "string", "row": "int64"}
 TYPES: dict[str, Any] = {"integer": float, "number": float, "boolean": bool}
 ISO = "%Y-%m-%dT%H:%M:%SZ"
@@ -185,7 +185,7 @@ def read(url: str, target: str) -> Labels:
     return Labels(named[~again], values, np.zeros(len(values), dtype=bool))
 
 
-def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
+def chunks(url: str) -> Iterator[Any]:
     """Yield a CSV or Parquet file of any address of fsspec as pyarrow tables, the first one empty: it has the columns."""
     import pyarrow as pa
     import pyarrow.csv as pc
@@ -204,7 +204,7 @@ def chunks(url: str, size: int = 50_000) -> Iterator[Any]:
                 else:
                     file = pq.ParquetFile(stream)
                     yield file.schema_arrow.empty_table()
-                    many = file.iter_batches(size)
+                    many = file.iter_batches(PART)
                 for batch in many:
                     yield pa.Table.from_batches([batch])
         except FileNotFoundError as error:

@@ -29,7 +29,7 @@ SAID = {"ks": "KS", "chisquare": "total variation", "missing": "missing"}
 PREDICTION = "(prediction)"  # the column of scores, values, or labels of more than two classes
 MANY = 1000  # categories: more are names, not categories
 EXPECTED = 5  # rows of a category that chi-square's law needs
-NAMED = 3  # columns in the headline
+NAMED, SHOWN = 3, 12  # columns in the headline, and in the table
 
 
 class Test(Part):
@@ -354,20 +354,20 @@ def chance(p: float) -> str:
     return "p n/a" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
-def lines(report: Report, shown: int = 12) -> tuple[list[str], list[list[str]], list[str]]:
+def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     """Return (head, rows, notes): the columns, those that moved most first, and what else there is to say."""
     of = {each.column: each for each in report.quality}
     tests = [each for each in report.columns if each.drifted or each.test != "missing"]
     tests.sort(key=lambda each: (-each.drifted, -each.effect))
     cells = []
-    for each in [*tests[:shown], *(each for each in (report.prediction, report.target) if each)]:
+    for each in [*tests[:SHOWN], *(each for each in (report.prediction, report.target) if each)]:
         cell = of.get(each.column)
         notes = ["drifted"] * each.drifted
         notes += [f"{share:.1%} {what}" for what, share in (("new", cell.new_share), ("outside", cell.outside)) if share] if cell else []  # fmt: skip
         shares = f"{cell.missing_reference:.1%} → {cell.missing:.1%}" if cell else ""
         role = "target" if each is report.target else _called(each)
         cells.append([role, SAID[each.test], f"{each.effect:.3f}", chance(each.adjusted)[2:], shares, ", ".join(notes)])
-    told = [f"{len(tests) - shown:,} more are in drift.json"] if len(tests) > shown else []
+    told = [f"{len(tests) - SHOWN:,} more are in drift.json"] if len(tests) > SHOWN else []
     told += [f"{name} was not tested: {why}" for name, why in [*report.left_out.items()][:5]]
     if lost := report.performance:
         ends = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))

@@ -33,7 +33,7 @@ from pawl.parts import Commit, Line, Name, Part, Rows, Text
 from pawl.problem import Problem, Unreachable
 from pawl.profile import Column
 
-BRANCH = "ledger"
+BRANCH, REMOTE = "ledger", "origin"
 ENTRY, ANSWERS, LOCK, REPORT, CHAMPION = "entry.json", "answers", "dvc.lock", "report.json", "champion.json"
 REGISTRY = "registry.json"
 Typed = TypeVar("Typed", bound=Part)
@@ -104,16 +104,16 @@ class Overtaken(Unreachable):
 class Ledger:
     """The ledger as this clone has it: of the remote, or the local branch where there is no remote's."""
 
-    def __init__(self, root: Path = Path(), remote: str = "origin") -> None:
-        self.root, self.remote = root, remote
+    def __init__(self, root: Path = Path()) -> None:
+        self.root = root
         self._find()
 
     def _find(self) -> None:
-        refs = (f"refs/remotes/{self.remote}/{BRANCH}", f"refs/heads/{BRANCH}")
+        refs = (f"refs/remotes/{REMOTE}/{BRANCH}", f"refs/heads/{BRANCH}")
         self.ref = next((ref for ref in refs if self._git("rev-parse", "--verify", "--quiet", ref, check=False)), None)
 
     def _remote(self) -> str | None:
-        return self.remote if self.remote in self._git("remote").decode().split() else None
+        return REMOTE if REMOTE in self._git("remote").decode().split() else None
 
     def fetch(self, header: str = "") -> None:
         """Take over what the remote has, if there is one."""

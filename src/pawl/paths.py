@@ -1,4 +1,4 @@
-"""Every file that a stage reads or writes, relative to the project's root, which is the working directory."""
+"""Every file that stages and scripts share, relative to the project's root, which is the working directory."""
 
 from pathlib import Path
 

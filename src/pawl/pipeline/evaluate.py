@@ -1,4 +1,4 @@
-"""bundle -> reports: scores the stored artifact on raw prepared rows, the way it will be served."""
+"""bundle -> reports: scores the stored bundle on raw prepared rows, the way it will be served."""
 
 import json
 import re
@@ -24,6 +24,7 @@ from task.params import FeaturizeParams
 from task.slices import SLICES
 
 BATCH_ROWS = 100_000
+BINS = 10  # of the calibration that is drawn
 ADDRESS = r"(?<=x)[0-9a-f]{8,16}(?=>|&gt;)"  # of an object in memory: another in every process
 PLOTS = {
     "roc": ["false_positive_rate", "true_positive_rate"],
@@ -212,9 +213,9 @@ def describe(loaded: bundle.Bundle) -> None:
     (paths.ESTIMATOR / "estimator.html").write_text(re.sub(ADDRESS, "", estimator_html_repr(loaded.pipeline)))
 
 
-def calibration(y: Any, probability: Any, bins: int = 10) -> list[tuple[float, float, float, float, int]]:
+def calibration(y: Any, probability: Any) -> list[tuple[float, float, float, float, int]]:
     """Return (mean prediction, share of positives, its 95 % interval, rows) per bin of equal width that holds rows."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
     rows = [place == number for number in np.unique(place)]
     return [(float(probability[row].mean()), *metrics.wilson(int(y[row].sum()), int(row.sum()))) for row in rows]
 

@@ -1,4 +1,4 @@
-"""features -> models/bundle, reports/history.csv: fits the estimator, chooses the threshold, joins features and estimator into one artifact."""
+"""features -> models/bundle, reports/history.csv: fits the estimator, chooses the threshold, joins features and estimator into the bundle."""
 
 import csv
 import hashlib

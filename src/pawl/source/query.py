@@ -54,12 +54,12 @@ def run_query(sql: Sql) -> File:
     return File(sql.query, None, path, _digest(path), path.stat().st_size)
 
 
-def window(sql: Sql, today: date | None = None) -> dict[str, str]:
-    """Return the bounds that a query may use as :since and :until, ISO dates; `today` is UTC's unless given."""
+def window(sql: Sql) -> dict[str, str]:
+    """Return the bounds that a query may use as :since and :until, ISO dates: up to today (UTC) where `until` is not given."""
     if sql.days is None and sql.until is None:
         return {}
     try:
-        until = date.fromisoformat(sql.until) if sql.until else today or datetime.now(UTC).date()
+        until = date.fromisoformat(sql.until) if sql.until else datetime.now(UTC).date()
         since = until - timedelta(days=sql.days or 0)
     except (ValueError, OverflowError) as error:
         raise Problem(f"not a window: {error}", WHERE, 'until: "2025-01-31", days: a few') from error
