@@ -194,6 +194,8 @@ def runs(where: str, cells: Sequence[Sequence[str]], wrong: Sequence[Wrong]) -> 
 
 def kinds(cells: Sequence[Sequence[str]]) -> tuple[dict[int, tuple[str, str]], list[Wrong]]:
     """Return {column: (name, kind)} of the columns that are right, and what is wrong with the others."""
+    from openpyxl.utils import get_column_letter as letters
+
     columns: dict[int, tuple[str, str]] = {}
     wrong, names, once = [], dict[str, str](), dict[str, str]()
     for column, (name, given) in enumerate(zip(cells[0], cells[1], strict=True), 1):
@@ -271,13 +273,10 @@ def moment(text: str, _: str = "") -> int:
 CHECKS = {"metric": finite, "start": moment}
 
 
-def letters(column: int) -> str:
-    """Return what a spreadsheet calls a column: 1 is A, 27 is AA."""
-    return (letters((column - 1) // 26) if column > 26 else "") + chr(ord("A") + (column - 1) % 26)
-
-
 def refusal(where: str, names: Sequence[str], wrong: Sequence[Wrong]) -> Problem:
     """Return the Problem that tells the first ten wrong cells."""
+    from openpyxl.utils import get_column_letter as letters
+
     told = [f"{letters(each.column)}{each.row}{f' ({name[:40]})' if (name := names[each.column - 1]) else ''}" for each in wrong]  # fmt: skip
     if len(wrong) == 1:
         return Problem(f"{wrong[0].what}; nothing was imported", f"{where}, {told[0]}", wrong[0].fix)

@@ -4,7 +4,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -79,23 +80,22 @@ def load(folder: Path) -> Served:
 
 def differing(served: Served) -> list[int]:
     """Return the numbers of the golden rows that are answered otherwise, alone or among the others."""
-    golden, labels = served.golden, served.manifest["labels"]
+    golden, predictor = served.golden, served.predictor
     rows = [tuple(record.get(name) for name in served.manifest["features"]) for record in golden["records"]]
-    together, alone = served.predictor.many(rows), [served.predictor.one(row) for row in rows]
-    wrong = set()
-    for answers, scores in (together, ([answer for answer, _ in alone], [score for _, score in alone])):
-        for number, expected in enumerate(golden["probabilities"] or golden["predictions"]):
-            label = labels[golden["predictions"][number]] if labels else answers[number]
-            got = scores[number] if labels and scores else [answers[number]]
-            if answers[number] != label or not near(got or [], expected if labels else [expected]):
-                wrong.add(number)
-    return sorted(wrong)
+    answers, scores = predictor.many(rows)
+    together = zip(answers, scores or repeat(None), strict=False)
+    told = [*enumerate(together), *enumerate(map(predictor.one, rows))]
+    return sorted({number for number, answer in told if unlike(served.manifest, golden, number, *answer)})
 
 
-def near(got: Sequence[float], expected: Sequence[float]) -> bool:
-    """Say whether two answers are the same but for another libm's last bits."""
-    pairs = zip(got, expected, strict=True) if len(got) == len(expected) else [(math.nan, math.nan)]
-    return all(math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for one, other in pairs)
+def unlike(manifest: Mapping[str, Any], golden: Mapping[str, Any], number: int, answer: Any, scores: Sequence[float] | None) -> str:  # fmt: skip
+    """Return how an answer to a golden row differs from the one that it had when the model was made: nothing but for another libm's last bits."""
+    labels, expected = manifest["labels"], golden["predictions"][number]
+    got, wanted = (scores or [], golden["probabilities"][number]) if labels else ([answer], [expected])
+    same = len(got) == len(wanted) and (not labels or answer == labels[expected])
+    pairs = zip(got, wanted, strict=False)
+    same = same and all(math.isclose(*pair, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for pair in pairs)
+    return "" if same else f"{got}, not {wanted}"
 
 
 def tried(folder: Path) -> "subprocess.Popen[bytes] | None":

@@ -14,12 +14,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from pawl import bundle
 from pawl.problem import Problem, Unreachable
-from pawl.serving.predictor import near
+from pawl.serving.predictor import unlike
 from pawl.serving.settings import listed
 
 
@@ -100,8 +101,6 @@ def watch(url: str, manifest: Mapping[str, Any], golden: Mapping[str, Any], key:
 
 def answers(url: str, batches: Iterable[tuple[int, Any]], manifest: Mapping[str, Any], golden: Mapping[str, Any], key: str) -> list[str]:  # fmt: skip
     """Return what is wrong with the answers to batches of golden rows: (number of the first, records)."""
-    wanted = golden["predictions"] if golden["probabilities"] is None else golden["probabilities"]
-    labels = manifest["labels"]
     problems: list[str] = []
     for first, records in batches:
         status, answer = call(f"{url}/predict", records, key)
@@ -109,13 +108,12 @@ def answers(url: str, batches: Iterable[tuple[int, Any]], manifest: Mapping[str,
             return [*problems, f"golden row {first}: status {status}: {answer}"]
         if len(answer["predictions"]) != len(records):
             return [*problems, f"golden row {first}: {len(answer['predictions'])} answers to {len(records)} records"]
-        for number, row in enumerate(answer["probabilities"] or answer["predictions"], first):
-            got = [row[label] for label in labels] if isinstance(row, dict) else [row]
-            right = wanted[number] if isinstance(wanted[number], list) else [wanted[number]]
-            label = labels[golden["predictions"][number]] if labels else row
-            if not near(got, right) or answer["predictions"][number - first] != label:
+        rows = zip(answer["predictions"], answer["probabilities"] or repeat(None), strict=False)
+        for number, (got, scores) in enumerate(rows, first):
+            listed = scores and [scores[label] for label in manifest["labels"]]
+            if wrong := unlike(manifest, golden, number, got, listed):
                 alone = "alone" if len(records) == 1 else f"among {len(records)}"
-                problems.append(f"golden row {number}, {alone}: {got}, not {right}")
+                problems.append(f"golden row {number}, {alone}: {wrong}")
     return problems
 
 
