@@ -42,7 +42,7 @@ def report(verdict="pass", metric="roc_auc", reason="≥ 0.8", **more):
 
 KINDS = {
     "pass": (report(), "No metric is worse than allowed"),
-    "compared": (report(), "3,977 rows are common to both · 23 left out, for it was trained on them · 2 commits behind the one"),
+    "compared": (report(), "2 commits before it on the 3,977 test rows of both, 23 rows that it has trained on left out"),
     "fail": (report("fail", comparisons=(compared(-0.02),)), "1 of 1 metrics is worse than allowed"),
     "improved": (report("improved"), "⬆ improved"),
     "unchanged": (report("unchanged", comparisons=(compared(0.0, error=0.0, low=0.0, high=0.0),)), "= unchanged"),

@@ -199,9 +199,9 @@ HEADLINES = {
     "no baseline": (made(state="first"), "✅ roc_auc is 0.900, without a baseline; 4 of 4 gates pass."),
     "the same model": (made(base=Other(BASE, "main", "ledger", facts(), HASH)), "= Unchanged against main bbbbbbb: this is its model, bit for bit; 5 of 5 gates pass."),
     "the same answers": (made(), "= Unchanged against main bbbbbbb: every answer is its model's; 5 of 5 gates pass."),
-    "better": (made(differs(0.03), measured=facts(roc_auc=0.93)), "⬆ Better: roc_auc is 0.930, +0.0300 against main (+0.0250 to +0.0350); 5 of 5 gates pass."),
-    "better by chance": (made(differs(0.003), measured=facts(roc_auc=0.903)), "✅ roc_auc is 0.903, +0.0030 against main (−0.0020 to +0.0080), which may be chance; 5 of 5 gates pass."),
-    "worse, not by more than allowed": (made(differs(-0.006, half=0.001), measured=facts(roc_auc=0.894)), "✅ roc_auc is 0.894, −0.0060 against main (−0.0070 to −0.0050); 5 of 5 gates pass."),
+    "better": (made(differs(0.03), measured=facts(roc_auc=0.93)), "⬆ Better: roc_auc is 0.930, +0.0300 against main (90 % interval +0.0250 to +0.0350); 5 of 5 gates pass."),
+    "better by chance": (made(differs(0.003), measured=facts(roc_auc=0.903)), "✅ roc_auc is 0.903, +0.0030 against main (90 % interval −0.0020 to +0.0080), which may be chance; 5 of 5 gates pass."),
+    "worse, not by more than allowed": (made(differs(-0.006, half=0.001), measured=facts(roc_auc=0.894)), "✅ roc_auc is 0.894, −0.0060 against main (90 % interval −0.0070 to −0.0050); 5 of 5 gates pass."),
     "below a floor": (made(differs(-0.06), measured=facts(roc_auc=0.84)), "❌ Blocked: roc_auc is 0.840, below its floor 0.88; 4 of 5 gates pass."),
     "above a ceiling": (made(measured=facts(log_loss=0.5)), "❌ Blocked: log_loss is 0.500, above its ceiling 0.36; 4 of 5 gates pass."),
     "two gates": (made(measured=facts(roc_auc=0.5, log_loss=0.5)), "❌ Blocked: roc_auc is 0.500, below its floor 0.88; 3 of 5 gates pass."),
@@ -212,7 +212,7 @@ HEADLINES = {
     "inconclusive": (made(differs(-0.011, half=0.02)), "🟡 Inconclusive: roc_auc fell by 0.011 (90 % interval −0.009 to 0.031), which may be chance; allowed 0.01; 4 of 5 gates pass."),
     "inconclusive, strictly": (made(differs(-0.011, half=0.02), gates=STRICT), STRICT, "🟡 Blocked: roc_auc fell by 0.011 (90 % interval −0.009 to 0.031), which may be chance; allowed 0.01; 4 of 5 gates pass."),
     "nothing is blocked": (made(measured=facts(log_loss=0.5), gates=SHOWN), SHOWN, "❌ No: log_loss is 0.500, above its ceiling 0.36; 4 of 5 gates pass (mode: report, nothing is blocked)."),
-    "waived": (made(differs(0.003), measured=facts(log_loss=0.5), gates=WAIVED), WAIVED, "✅ roc_auc is 0.900, +0.0030 against main (−0.0020 to +0.0080), which may be chance; 4 of 5 gates pass, 1 is waived."),
+    "waived": (made(differs(0.003), measured=facts(log_loss=0.5), gates=WAIVED), WAIVED, "✅ roc_auc is 0.900, +0.0030 against main (90 % interval −0.0020 to +0.0080), which may be chance; 4 of 5 gates pass, 1 is waived."),
     "a lost baseline": (made(state="lost", why="its entry is gone"), "⚠ Blocked: the baseline is lost: its entry is gone; 1 of 5 gates pass."),
     "another table": (made(state="incomparable", why="10 test rows are common"), "⚠ Blocked: not comparable: 10 test rows are common; 1 of 5 gates pass."),
     "no number": (made(measured=facts(roc_auc=None)), "❌ Blocked: roc_auc is not a number; 4 of 5 gates pass."),
@@ -231,6 +231,11 @@ def test_the_headline_says_the_verdict_and_its_reason(case):
     assert text.terminal(found, gates, 300).splitlines()[0] == sentence
 
 
+def whole(found, gates=GATES):
+    """Return the Markdown with plain spaces, where those in a number or an interval do not break."""
+    return text.markdown(found, gates).replace("\u00a0", " ")
+
+
 def rows(found, gates=GATES):
     return [cells[:-1] for cells in text.table(found, gates)]
 
@@ -244,23 +249,27 @@ def test_a_row_says_champion_baseline_candidate_interval_difference_and_gate():
         ("=", "recall ↑ sex=f (n = 600)", "0.800", "0.800", "0.800", "0.780 to 0.820", "0", "≥ 0.6, worse by ≤ 0.03"),
         ("=", "recall ↑ sex=m (n = 600)", "0.800", "0.800", "0.800", "0.780 to 0.820", "0", "≥ 0.6, worse by ≤ 0.03"),
     ]  # fmt: skip
-    assert "| ⬆ | roc_auc ↑ | 0.800 | 0.900 | **0.920** | 0.910 to 0.930 |" in text.markdown(found, GATES)
+    assert "| ⬆ | roc_auc ↑ | 0.800 | 0.900 | **0.920** | 0.910 to 0.930 | +0.0200<br>(+0.0150 to +0.0250) |" in whole(
+        found
+    )
+    assert "50\u00a0kB | 50\u00a0kB | **50\u00a0kB** |" in text.markdown(found, GATES)
+    assert "0.910\u00a0to\u00a00.930 | +0.0200<br>(+0.0150\u00a0to\u00a0+0.0250) |" in text.markdown(found, GATES)
 
 
 def test_what_was_not_measured_or_cannot_be_compared_is_a_row_that_says_so():
     assert rows(made(measured=Facts({})))[0] == ("❌", "roc_auc ↑", "–", "0.9", "–", "–", "0", "was not measured")
     assert [row[6] for row in rows(made(state="incomparable"))] == ["n/c"] * 5
-    assert "not comparable (n/c): `other rows`" in text.markdown(made(state="incomparable", why="other rows"), GATES)
-    assert "no baseline: `no pipeline`" in text.markdown(made(state="first", why="no pipeline"), GATES)
+    assert "not comparable (n/c): other rows" in text.markdown(made(state="incomparable", why="other rows"), GATES)
+    assert "no baseline: no pipeline" in text.markdown(made(state="first", why="no pipeline"), GATES)
     assert "What changed" not in text.markdown(made(state="first"), GATES)
     blank = made(state="first", gates=Gates(1, {"f1 macro": Rule("higher", floor=0.1)}), measured=Facts({"f1 macro": near(0.9)}))  # fmt: skip
-    assert "| ✅ | f1 macro ↓ | – | **0.900** |" in text.markdown(blank, SKIPPED)
+    assert "| ✅ | f1 macro ↓ | – | **0.900** |" in whole(blank, SKIPPED)
 
 
 def test_slices_are_in_front_where_they_matter_alone():
     worse = made(differs(-0.1, "recall", "sex=f", half=0.02), measured=facts(recall=0.7))
-    top, folded = text.markdown(worse, GATES).split("<summary>Slices (2 judged)</summary>")
-    assert ("`sex=f (n = 600)`" in top, "`sex=m" in top, folded.count("`sex=f (n"), folded.count("`sex=m (n")) == (True, False, 1, 1)  # fmt: skip
+    top, folded = whole(worse).split("<summary>Slices (2 judged)</summary>")
+    assert ("`sex=f` n = 600" in top, "`sex=m" in top, folded.count("`sex=f` n"), folded.count("`sex=m` n")) == (True, False, 1, 1)  # fmt: skip
     assert "   slices: 1 unchanged" in text.terminal(worse, GATES).splitlines()
     assert "`sex=" not in text.markdown(made(state="incomparable"), GATES).partition("<details>")[0]
 
@@ -333,8 +342,11 @@ def tags(rendered):
     found = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(rendered)
     outside = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<(code|pre).*?</\1>", "", found, flags=re.DOTALL)))
     assert not re.findall(r"@\w|#\d|(?i:\w://|www\.|\bgh-\d)|\$[^\s\u200b]", outside)
-    assert all(character.isprintable() or character in "\n\u200b" for character in outside)
-    return re.findall(r"<[^>]*>", found)
+    assert all(character.isprintable() or character in "\n\u200b\u00a0" for character in outside)
+    return [
+        *re.findall(r"<[^>]*>", found),
+        len(re.findall("\u00a0(?![↑↓])", outside)),
+    ]  # our own, in numbers; a blank name leaves none before its arrow
 
 
 @pytest.mark.parametrize(("words", "name"), [*((words, "name") for words in HOSTILE.values()), *(("words", name) for name in NAMES)], ids=[*HOSTILE, *NAMES])  # fmt: skip
@@ -419,7 +431,7 @@ def test_the_card_says_what_it_is_for_how_good_where_its_limits_are_and_what_it_
 
     expected = [
         "# income", "## Use", "It predicts `income`.", "Not for decisions.", "Rows: `train` 5,000, `test` 1,234. Columns: 0.",
-        "| `sex=f` | 600 | `recall` | 0.800 | 0.780 to 0.820 |", "`hours` 61%.", f"- bundle `{OTHER_HASH}`", f"- `data` `{HASH}`",
+        "## By slice", "| `sex=f` | 600 | `recall` | 0.800 | 0.780 to 0.820 |", "`hours` 61%.", f"- bundle `{OTHER_HASH}`", f"- `data` `{HASH}`",
     ]  # fmt: skip
     assert [line for line in lines if line in expected] == expected
     assert any("✅ ≤ 0.36" in line for line in lines if line.startswith("| `log_loss` |"))

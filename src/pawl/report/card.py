@@ -1,11 +1,8 @@
 """The model card: what the model is for, how good it is on what, where its limits are, what it was made of. Pure."""
 
-from collections.abc import Sequence
-
 from pawl.gate.rules import SIZE, Gates
-from pawl.parts import Value
 from pawl.report import Report
-from pawl.report.text import SYMBOLS, cell, code, headline, number, short
+from pawl.report.text import SYMBOLS, between, cell, code, grid, headline, number, short
 
 
 def card(report: Report, gates: Gates, project: str, predicts: str, about: str = "") -> str:
@@ -19,7 +16,7 @@ def card(report: Report, gates: Gates, project: str, predicts: str, about: str =
         "", "## Use", "", predicts, *(["", about.strip()] if about.strip() else []),
         "", "## Data", "", f"Rows: {rows}. Columns: {len(model.columns)}{', missing cells in ' if most else ''}{', '.join(most)}.",
         "", "## How good, on the test rows", "", *_metrics(report, gates),
-        *_groups(report, gates),
+        *_slices(report),
         "", "## Limits", "", *_limits(report, gates),
         *_features(report),
         "", "## Lineage", "", f"- bundle `{model.digest or 'unknown'}`", *(f"- {code(part)} `{digest}`" for part, digest in model.digests.items()),
@@ -30,16 +27,19 @@ def card(report: Report, gates: Gates, project: str, predicts: str, about: str =
 def _metrics(report: Report, gates: Gates) -> list[str]:
     facts = {name: value for name, value in report.candidate.facts.metrics.items() if name != SIZE}
     rules = {each.metric: f"{SYMBOLS[each.verdict]} {cell(each.reason)}" for each in report.judged if not each.slice}
-    order = sorted(facts, key=lambda name: name not in gates.metrics)
-    rows = [(code(name), number(facts[name].value, facts[name]), _interval(facts[name]), f"{facts[name].n:,}", rules.get(name, "")) for name in order]  # fmt: skip
-    return _table(("metric", "value", "95 % interval", "rows", "its rule"), rows)
+    order = [*(name for name in gates.metrics if name in facts), *(name for name in facts if name not in gates.metrics)]
+    rows = [(code(name), number(facts[name].value, facts[name]), between(facts[name]), f"{facts[name].n:,}", rules.get(name, "")) for name in order]  # fmt: skip
+    return grid("| metric | value | 95 % interval | rows | gate |", "<>=><", rows)
 
 
-def _groups(report: Report, gates: Gates) -> list[str]:
+def _slices(report: Report) -> list[str]:
     slices = report.candidate.facts.slices.items()
-    rows = [(code(name), f"{part.rows:,}", code(metric), number(each.value, each), _interval(each)) for name, part in slices for metric, each in part.metrics.items()]  # fmt: skip
-    head = ("group", "rows", "metric", "value", "95 % interval")
-    return ["", "## By group", "", *_table(head, rows[:40]), *([f"and {len(rows) - 40} more"] * (len(rows) > 40))] if rows else []  # fmt: skip
+    rows = [(code(name), f"{part.rows:,}", code(metric), number(each.value, each), between(each)) for name, part in slices for metric, each in part.metrics.items()]  # fmt: skip
+    head, more = (
+        "| slice | rows | metric | value | 95 % interval |",
+        ["", f"… and {len(rows) - 40} more."] * (len(rows) > 40),
+    )
+    return ["", "## By slice", "", *grid(head, "<><>=", rows[:40]), *more] if rows else []
 
 
 def _limits(report: Report, gates: Gates) -> list[str]:
@@ -49,7 +49,7 @@ def _limits(report: Report, gates: Gates) -> list[str]:
     return [
         "- Measured on rows like those of the test split: nothing is said of rows from elsewhere, or of a later time.",
         "- The intervals hold the chance of the test rows, not that of training anew.",
-        *([f"- Groups of fewer than {least} rows are judged by no rule: {', '.join(small[:10])}."] if small else []),
+        *([f"- Slices of fewer than {least} rows are judged by no rule: {', '.join(small[:10])}."] if small else []),
         *(f"- {each}" for each in weak[:10]),
     ]
 
@@ -57,11 +57,3 @@ def _limits(report: Report, gates: Gates) -> list[str]:
 def _features(report: Report) -> list[str]:
     shares = [f"{code(feature)} {share:.0%}" for feature, share in report.importances[:8]]
     return ["", "## What it rests on", "", f"{', '.join(shares)}."] if shares else []
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, [":--"] + ["--:"] * (len(head) - 1), *rows)]
-
-
-def _interval(value: Value) -> str:
-    return "–" if value.low is None else f"{number(value.low, value)} to {number(value.high, value)}"

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
-from pawl.gate.verdict import Comparison
 from pawl.parts import Value
 
 NONE = "–"
@@ -19,28 +18,16 @@ def known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value) and abs(value) <= LARGEST
 
 
-def number(value: float | None, low: float | None = None, high: float | None = None, *, sign: bool = False) -> str:
+def number(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """Return a number with as many digits as its interval supports: two of the half width."""
-    if not known(value):
+    if value is None or not math.isfinite(value):
         return "n/a"
-    half, size = (high / 2 - low / 2 if known(low) and known(high) else 0.0), abs(value)
-    if half > 0 and size < 1e15:
-        found = f"{size:,.{min(max(1 - math.floor(math.log10(half)), 0), 9)}f}"
+    half, size = (high / 2 - low / 2 if low is not None and high is not None else 0.0), abs(value)
+    if 0 < half < math.inf and size < 1e15:
+        found = f"{size:,.{min(max(1 - math.floor(math.log10(half)), 0), 8)}f}"
     else:
         found = f"{size:,.0f}" if size < 1e15 and size == round(size) else f"{size:.4g}"
-    return ("−" if value < 0 else "+" if sign and value > 0 else "") + found
-
-
-def signed(each: Comparison | None) -> str:
-    """Return a difference."""
-    return number(each.difference, each.low, each.high, sign=True) if each else NONE
-
-
-def interval(each: Value | Comparison | None) -> str:
-    """Return an interval."""
-    if each is None or not known(each.low) or not known(each.high):
-        return NONE
-    return f"{number(each.low, each.low, each.high)} to {number(each.high, each.low, each.high)}"
+    return f"{'−' * (value < 0)}{found}"
 
 
 def esc(said: object, most: int = 600) -> str:

@@ -3,25 +3,18 @@
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from pawl.gate import statistics
 from pawl.gate.rules import Gates, Rule
 from pawl.gate.verdict import GOOD, Comparison, Judged, Verdict
 from pawl.parts import Value
-from pawl.report import Change, Data, Other, Report
-from pawl.report.draw import NONE, WIDTH, esc, folded, interval, known, number, signed, table
+from pawl.report import Change, Data, Report
+from pawl.report.draw import NONE, WIDTH, esc, folded, known, number, table
 from pawl.report.plots import Plot, plots, slices, values
-from pawl.report.text import SYMBOLS, headline
+from pawl.report.text import SYMBOLS, between, change, described, headline, moved, noticed, short, shown, signed, tested
 
 CSS = Path(__file__).with_name("page.css").read_text("utf-8")
 MODELS = ("champion", "baseline", "candidate", "95 % interval")
 SHOWN = 12  # rows of a table before the rest is folded
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-HOW = {
-    "ledger": "its answers are in the ledger",
-    "rebuilt": "trained anew beside the candidate",
-    "committed": "the numbers that git has, not what it answered",
-    "registry": "from the registry",
-}
 
 
 def page(report: Report, gates: Gates) -> str:
@@ -58,41 +51,29 @@ def pictures(report: Report, gates: Gates) -> dict[str, str]:
 
 
 def _identity(report: Report) -> str:
-    n = max((each.n for each in report.candidate.facts.metrics.values()), default=0)
     why, no_champion = (_text(each or "it is not said why") for each in (report.why, report.champion_why))
     none = f"{'lost' if report.state == 'lost' else 'none'}: {why}"
     return _list(
         [
-            ("Candidate", f"{_commit(report.candidate.commit)} · {n:,} test rows"),
-            ("Baseline", _other(report.baseline) if report.baseline else none),
+            ("Candidate", f"{esc(short(report.candidate.commit))}, {tested(report):,} test rows"),
+            ("Baseline", _text(described(report.baseline)) if report.baseline else none),
             *([("", f"cannot be compared: {why}")] if report.why and report.baseline else []),
-            ("Champion", _other(report.champion) if report.champion else f"none: {no_champion}"),
+            ("Champion", _text(described(report.champion)) if report.champion else f"none: {no_champion}"),
             ("Served by", _text(report.candidate.served_by)),
             ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
         ]
     )
 
 
-def _other(other: Other) -> str:
-    parts = [
-        f"{_text(other.name)} {_commit(other.commit)}",
-        HOW[other.how],
-        f"{other.common:,} rows are common to both",
-    ]
-    parts += [f"{other.left_out:,} left out, for it was trained on them"] if other.left_out else []
-    parts += [f"{other.behind:,} commit{'s' * (other.behind > 1)} behind the one asked for"] if other.behind else []
-    return " · ".join(parts)
-
-
 def _gates(report: Report, gates: Gates) -> str:
-    rows = []
+    rows, losses = [], dict(noticed(report, gates)[0])
     for each in report.judged:
         if each.slice:
             continue
         rule, compared = gates.metrics.get(each.metric), report.comparison(each.metric)
         rows.append([
             _said(each), f"{esc(each.metric)}\u00a0{_arrow(rule)}", *_models(report, each.metric), _delta(compared, each),
-            _noticed(report, gates, rule, compared), _reason(each),
+            losses.get(compared, NONE) if compared else NONE, _reason(each),
         ])  # fmt: skip
     if not rows:
         return "<p>No rule judges a metric: give one a floor, a ceiling or a max_regression in gates.yaml.</p>"
@@ -108,10 +89,7 @@ def _models(report: Report, metric: str) -> list[str]:
     """Return the cells of MODELS."""
     found = values(report, metric)
     now = found.get("candidate", Value(None, None, None, 0))
-    return [
-        *(number(found[who].value, now.low, now.high) if who in found else NONE for who in MODELS[:3]),
-        interval(now),
-    ]
+    return [*(shown(metric, found.get(who), now) for who in MODELS[:3]), between(now)]
 
 
 def _slices(report: Report) -> str:
@@ -129,8 +107,8 @@ def _slices(report: Report) -> str:
             rule, compared = judged.get((metric, name)), report.comparison(metric, name)
             before = base[name].metrics.get(metric) if name in base else None
             rows.append([
-                _text(name), esc(metric), f"{found.rows:,}", number(before.value, now.low, now.high) if before else NONE,
-                number(now.value, now.low, now.high), interval(now), signed(compared), interval(compared),
+                _text(name), esc(metric), f"{found.rows:,}", shown(metric, before, now), shown(metric, now, now), between(now),
+                change(compared) if compared else NONE, between(compared, signed) if compared else NONE,
                 _said(rule) if rule else "not judged", _reason(rule) if rule else "",
             ])  # fmt: skip
     head = ["slice", "metric", "n", *MODELS[1:], "Δ", "90 % interval of Δ", "verdict", "gate"]
@@ -167,21 +145,26 @@ def _data(data: Data) -> str:
     rows = [
         [esc(split), f"{before:,}", f"{after:,}", f"{after - before:+,}".replace("-", "−")]
         for split, (before, after) in data.rows.items()
+        if before != after
     ]
     counts = {"added": data.added, "removed": data.removed}
-    said = ", ".join(f"{count:,} test rows {word}" for word, count in counts.items() if count is not None)
+    said = [f"{count:,} test rows {word}." for word, count in counts.items() if count]
+    said += ["Every split has as many rows as before."] if data.rows and not rows else []
+    kept = sum(not moved(each) for each in data.shifts)
+    said += [f"{kept} of {len(data.shifts)} columns moved by less than 0.01."] if kept else []
     most = max((each.shift for each in data.shifts if known(each.shift)), default=0.0)
     shifts = []
-    for each in sorted(data.shifts, key=lambda each: -each.shift if known(each.shift) else 0.0):
-        size, bar = str(each.kind), ""
+    for each in sorted(filter(moved, data.shifts), key=lambda each: -each.shift if known(each.shift) else 0.0):
+        size = str(each.kind)
         if known(each.shift):
             size = f"{number(each.shift, -0.01, 0.01)} {'sd' if each.kind == 'mean' else 'of the rows'}"
-            bar = f'<span class="bar"><i style="width:{max(each.shift / most, 0) if most > 0 else 0:.1%}"></i></span>'
+            size += f'<span class="bar"><i style="width:{max(each.shift / most, 0) if most > 0 else 0:.1%}"></i></span>'
         missing = " → ".join(f"{number(share * 100, -5, 5)} %" for share in each.missing or ())
-        shifts.append([_text(each.column), size, bar, missing or NONE])
+        shifts.append([_text(each.column), size, missing or NONE])
     note = "Of a number, how far its mean moved, in standard deviations (sd); of a category, the share of rows with another value."
-    moved = _table("Shift of each column", ["column", "shift", "", "missing"], shifts) + f'<p class="note">{note}</p>'
-    return f"<h3>Data</h3>{table('Rows', ['split', 'baseline', 'candidate', 'Δ'], rows)}<p>{said}</p>{moved if shifts else ''}"
+    columns = _table("Shift of each column", ["column", "shift", "missing"], shifts) + f'<p class="note">{note}</p>'
+    counted = table("Rows", ["split", "baseline", "candidate", "Δ"], rows) if rows else ""
+    return f"<h3>Data</h3>{counted}<p>{' '.join(said)}</p>{columns if shifts else ''}"
 
 
 def _metrics(report: Report) -> str:
@@ -208,21 +191,12 @@ def _digests(report: Report) -> str:
     return _list((esc(name), _code(digest)) for name, digest in found.items())
 
 
-def _noticed(report: Report, gates: Gates, rule: Rule | None, each: Comparison | None) -> str:
-    if each is None or not each.error or not known(each.error) or rule is None or rule.max_regression is None:
-        return NONE
-    blocking = {(one.metric, one.slice) for one in report.judged if one.level == "error"}
-    tests = sum((one.metric, one.slice) in blocking and bool(one.error) for one in report.comparisons)
-    loss = statistics.detectable(each.error, rule.allowance(each.baseline or 0.0), tests, gates.confidence)
-    return number(float(f"{loss:.2g}"))
-
-
 def _delta(each: Comparison | None, judged: Judged) -> str:
     if each is None:
         return NONE
     kind = judged.verdict if judged.verdict in {"fail", "improved"} else ""
-    found = interval(each)
-    return f'<span class="{kind}">{signed(each)}</span>' + (f" <small>{found}</small>" if found != NONE else "")
+    found = between(each, signed)
+    return f'<span class="{kind}">{change(each)}</span>' + (f" <small>{found}</small>" if found != NONE else "")
 
 
 def _arrow(rule: Rule | None) -> str:
@@ -241,10 +215,6 @@ def _word(verdict: Verdict) -> str:
 
 def _reason(each: Judged) -> str:
     return _text(each.reason) + (f" <small>{_text(each.waived)}</small>" if each.waived else "")
-
-
-def _commit(commit: str) -> str:
-    return f"<code>{esc(commit[:7])}{'+' * commit.endswith('-dirty')}</code>"
 
 
 def _text(said: str) -> str:
@@ -276,4 +246,6 @@ def _long(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     more = rows[SHOWN:]
-    return table(label, head, rows[:SHOWN]) + (folded(f"{len(more):,} more", table(label, head, more)) if more else "")
+    return table(label, head, rows[:SHOWN]) + (
+        folded(f"{len(more):,} more", table(f"{label}, the rest", head, more)) if more else ""
+    )

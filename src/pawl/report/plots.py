@@ -11,8 +11,8 @@ from pawl.gate.rules import Gates
 from pawl.gate.verdict import Judged
 from pawl.parts import Value
 from pawl.report import Report, draw
-from pawl.report.draw import LARGEST, Frame, Row, dot, esc, group, interval, known, number, signed, text
-from pawl.report.text import SYMBOLS
+from pawl.report.draw import LARGEST, NONE, Frame, Row, dot, esc, group, known, text
+from pawl.report.text import SYMBOLS, between, change, number, shown, signed
 
 WHO = ("baseline", "champion", "candidate")  # the last is on top
 ROWS = 24  # of a plot at most
@@ -76,7 +76,15 @@ def deltas(report: Report, gates: Gates) -> Plot | None:
         )
         value = Value(middle, low, high, each.n)
         kind = verdict if verdict in {"fail", "error", "improved"} else "change"
-        rows.append(Row(SYMBOLS[verdict], each.metric, f"allowed {number(unit)}", {kind: value}, signed(each)))
+        rows.append(
+            Row(
+                SYMBOLS[verdict],
+                each.metric,
+                f"allowed {shown(each.metric, Value(unit, None, None, 0), None)}",
+                {kind: value},
+                change(each),
+            )
+        )
     if not rows:
         return None
     ends = _ends(rows)
@@ -88,7 +96,7 @@ def deltas(report: Report, gates: Gates) -> Plot | None:
     head = ["metric", "slice", "against", "value there", "Δ", "90 % interval", "n", "test"]
     table = [
         [esc(each.metric), esc(each.slice or "all rows"), f"{each.against} {esc(each.commit[:7])}",
-         number(each.baseline, each.low, each.high), signed(each), interval(each), f"{each.n:,}", each.method]
+         shown(each.metric, Value(each.baseline, None, None, 0), each), change(each), between(each, signed), f"{each.n:,}" if each.n else NONE, each.method]
         for each in report.comparisons
     ]  # fmt: skip
     drawing, height = draw.strips(rows, frame, "Δ / allowed loss →", {0: "", -1: "allowed"})
@@ -156,7 +164,7 @@ def residuals(series: Series) -> Plot | None:
         parts.append(group(who, frame.line(band, "band"), frame.line(each)))
     mine = [point[1] for point in found.get("candidate") or points]
     low, high = min(mine), max(mine)
-    title = f"Median residual from {number(low, low, high)} to {number(high, low, high)}"
+    title = f"Median residual from {draw.number(low, low, high)} to {draw.number(high, low, high)}"
     note = "Line: median. Band: 90 % of the residuals. Each point is an equal part of the test rows."
     return _lines(title, [*parts, _names(found, frame)], note, ["model", "predicted", "median", "5 %", "95 %"], found)
 
@@ -216,7 +224,7 @@ def _slices_of(metric: str, rows: Sequence[Row]) -> Plot:
     frame = Frame(draw.span(_ends(rows[:ROWS])), left=132, right=344)
     drawing, height = draw.strips(rows[:ROWS], frame, f"{metric} →", {})
     both = ((row.name, row.values["candidate"]) for row in rows if "candidate" in row.values)
-    mine = sorted((each.value or 0.0, f"{name:.40} {number(each.value, each.low, each.high)}") for name, each in both)
+    mine = sorted((each.value or 0.0, f"{name:.40} {number(each.value, each)}") for name, each in both)
     ends = " to ".join(dict.fromkeys((mine[0][1], mine[-1][1]))) if mine else "of the baseline alone"
     note = "Bars: 95 % intervals." + (f" The first {ROWS} of {len(rows)} slices are drawn." if len(rows) > ROWS else "")
     return Plot(f"{metric}: {ends}", drawing, height, note)
@@ -256,5 +264,5 @@ def _against(report: Report, metric: str) -> str:
     now, before = found.get("candidate"), found.get("baseline")
     if now is None or not known(now.value):
         return ""
-    other = f" against {number(before.value, now.low, now.high)}" if before and known(before.value) else ""
-    return f"{metric}: {number(now.value, now.low, now.high)}{other}"
+    other = f" against {number(before.value, now)}" if before and known(before.value) else ""
+    return f"{metric}: {number(now.value, now)}{other}"

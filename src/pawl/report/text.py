@@ -2,22 +2,24 @@
 
 import io
 import itertools
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 
 from pawl.gate import statistics
-from pawl.gate.rules import SIZE, Gates, named
+from pawl.gate.rules import SIZE, Gates, Rule, named
 from pawl.gate.verdict import GOOD, Against, Comparison, Facts, Judged, Verdict
 from pawl.parts import Value
-from pawl.report import Report
+from pawl.profile import Shift
+from pawl.report import Other, Report, draw
+from pawl.report.draw import NONE
 
 # Where GitHub, after Markdown is done, makes a mention, a reference or a link; a space of no width parts it.
 ALIVE = re.compile(r"(?<=[@#$])|(?<=:)(?=//)|(?<=www)(?=\.)|(?<=\bgh)(?=-\d)", re.IGNORECASE)
 MAX_COMMENT = 60_000  # bytes; GitHub refuses more than 65,536 characters
 SHOWN = 20  # rows of a table of changes
+NARROW, ROOM = 72, 26  # columns of a terminal: where no table fits; what a gate's words want
 SYMBOLS: Mapping[Verdict, str] = {
     "pass": "✅", "improved": "⬆", "unchanged": "=", "inconclusive": "🟡", "fail": "❌", "skipped": "➖", "error": "⚠",
 }  # fmt: skip
@@ -149,14 +151,14 @@ def table(report: Report, gates: Gates) -> list[Cells]:
         label = f"{each.metric} {'↑' if directions.get(each.metric) == 'higher' else '↓'}"
         label += f" {each.slice} (n = {part.rows:,})" if part else f" {each.slice}" if each.slice else ""
         values = [_value(model.facts, each.metric, each.slice) if model else None for model in models]
-        now, champion, base = (_shown(each.metric, value, values[0]) for value in values)
+        now, champion, base = (shown(each.metric, value, values[0]) for value in values)
         if compared and compared.difference is not None:
-            delta = change(compared) + _interval(compared)
+            delta = f"{change(compared)} ({between(compared, signed)})".removesuffix(f" ({NONE})")
         else:
-            delta = "n/c" if report.baseline and report.state != "compared" else "–"
+            delta = "n/c" if report.baseline and report.state != "compared" else NONE
         aside = "waived" if each.waived else "" if each.level == "error" else each.level
         reason = f"{each.reason}{f' ({aside})' if aside else ''}"
-        interval = _between(values[0]) if values[0] else "–"
+        interval = between(values[0]) if values[0] else NONE
         found.append((SYMBOLS[each.verdict], label, champion, base, now, interval, delta, reason, each))
     return found
 
@@ -181,33 +183,42 @@ def _value(facts: Facts, metric: str, name: str) -> Value | None:
     return part.metrics.get(metric) if part else None
 
 
-def _shown(metric: str, value: Value | None, like: Value | None) -> str:
+def shown(metric: str, value: Value | None, like: Value | Comparison | None) -> str:
+    """Return a metric's value with the digits of `like`; a size in kB."""
     if value is None or (metric == SIZE and value.value is None):
-        return "–"
+        return NONE
     return number(value.value, like) if metric != SIZE else f"{(value.value or 0) / 1000:,.0f} kB"
 
 
 def _judged(report: Report, name: str, rows: Iterable[Cells]) -> list[str]:
-    """Return the table of verdicts."""
+    """Return the table of verdicts. Its numbers do not break: a narrow page scrolls, or breaks words."""
     third = ("champion | ", ">") if report.champion else ("", "")
     head = f"| | metric | {third[0]}{name} | **candidate** | 95 % interval | Δ (90 % interval) | gate |"
     lines = []
     for symbol, label, champion, base, now, interval, delta, reason, judged in rows:
-        arrow, _, part = label.removeprefix(judged.metric).strip().partition(" ")
-        metric = f"{cell(judged.metric)} {arrow}{f' {code(part)}' if part else ''}"
+        part = report.candidate.facts.slices.get(judged.slice)
+        arrow, rows_of = label[len(judged.metric) + 1], f" n\u00a0=\u00a0{part.rows:,}" if part else ""
+        metric = f"{cell(judged.metric)}\u00a0{arrow}{f' {code(judged.slice)}' if judged.slice else ''}{rows_of}"
         others = [champion, base] if report.champion else [base]
-        lines.append([symbol, metric, *others, f"**{now}**", interval, delta, cell(reason)])
-    return _grid(head, f"=<{third[1]}>>=><", lines)
+        numbers = map(_whole, [*others, f"**{now}**", interval, delta.replace(" (", "<br>(", 1)])
+        lines.append([symbol, metric, *numbers, cell(reason)])
+    return grid(head, f"=<{third[1]}>>=><", lines)
 
 
-def _grid(head: str, kinds: str, rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return a table under a line of Markdown. kinds: < > = for columns that stand left, right, in the middle."""
+def _whole(text: str) -> str:
+    """Return a number or an interval that does not break."""
+    return text.replace(" ", "\u00a0")
+
+
+def grid(head: str, kinds: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return a table under its head in Markdown. kinds: < > = for columns that stand left, right, in the middle."""
     marks = {"<": ":--", ">": "--:", "=": ":-:"}
     return [head, f"|{'|'.join(marks[kind] for kind in kinds)}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def terminal(report: Report, gates: Gates, width: int = 100, *, color: bool = False) -> str:
     """Return the report for a terminal of this width, in colour or not."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -216,19 +227,33 @@ def terminal(report: Report, gates: Gates, width: int = 100, *, color: bool = Fa
     console = Console(file=out, width=width, force_terminal=color, no_color=not color)
     console.print(Text(headline(report, gates)), soft_wrap=False)
     console.print()
-    shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("", width=2)
-    shown.add_column("metric", no_wrap=True)
-    there = (report.champion, report.baseline, True, report.baseline)
-    for column in compress(("champion", _plain(called(report)), "candidate", "delta (90 % interval)"), there):
-        shown.add_column(Text(column), justify="right", no_wrap=True)
-    shown.add_column("gate", ratio=1)
+    there = (True, report.champion, report.baseline, True, report.baseline)
+    head = [*compress(("metric", "champion", _plain(called(report)), "candidate", "delta (90 % interval)"), there)]
+    rows = []
     for symbol, label, champion, base, now, _, delta, reason, each in table(report, gates):
         if not quiet(report, each):
-            name = label.partition(" (n =")[0]
+            name = _plain(label.partition(" (n =")[0])
             name = name if len(name) <= 36 else f"{name[:35]}…"
-            cells = (symbol, name, *compress((champion, base, now, delta), there), reason)
-            shown.add_row(*(Text(_plain(cell)) for cell in cells))
+            rows.append((symbol, [*compress((name, champion, base, now, delta), there)], _plain(reason)))
+    shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=width >= NARROW)
+    shown.add_column("", width=2)
+    if width >= NARROW:
+        taken = sum(
+            1 + max(map(cell_len, column)) for column in zip(head, *(cells for _, cells, _ in rows), strict=True)
+        )
+        lines = 2 if width - 3 - taken < ROOM else 1  # the interval stands below its difference
+        for place, column in enumerate(head):
+            shown.add_column(
+                Text(column.replace(" (", "\n(", lines - 1)), justify="right" if place else "left", no_wrap=True
+            )
+        shown.add_column("gate", ratio=1)
+        for symbol, cells, reason in rows:
+            shown.add_row(symbol, *(Text(each.replace(" (", "\n(", lines - 1)) for each in cells), Text(reason))
+    else:  # no table fits: a paragraph per row
+        shown.add_column("", ratio=1)
+        for symbol, cells, reason in rows:
+            values = ", ".join(f"{name} {value}" for name, value in zip(head[1:], cells[1:], strict=True))
+            shown.add_row(symbol, Text(f"{cells[0]}: {reason}\n{values.replace(' (90 % interval)', '', 1)}"))
     console.print(shown)
     slices = [each.verdict for each in report.judged if quiet(report, each)]
     counts = ", ".join(f"{slices.count(word)} {word}" for word in SYMBOLS if word in slices)
@@ -244,13 +269,8 @@ def terminal(report: Report, gates: Gates, width: int = 100, *, color: bool = Fa
 
 
 def number(value: float | None, like: Value | Comparison | None = None) -> str:
-    """Return a number with as many digits as the interval of `like` supports: two of its half width."""
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    half = like.high / 2 - like.low / 2 if like and like.low is not None and like.high is not None else 0.0
-    if not 0 < half < math.inf or abs(value) >= 1e15:
-        return f"{value:.4g}"
-    return f"{value:,.{min(max(0, 1 - math.floor(math.log10(half))), 8)}f}"
+    """Return a number with as many digits as the interval of `like` supports."""
+    return draw.number(value, like.low, like.high) if like else draw.number(value)
 
 
 def signed(value: float | None, like: Value | Comparison | None) -> str:
@@ -258,7 +278,7 @@ def signed(value: float | None, like: Value | Comparison | None) -> str:
     if not value:
         return "n/a" if value is None else "0"
     text = number(abs(value), like)
-    return f"{'+' if value > 0 else '−'}{text}" if text.strip("0.") else text
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{text}" if text.strip("0.") else text
 
 
 def change(compared: Comparison) -> str:
@@ -269,8 +289,10 @@ def change(compared: Comparison) -> str:
     return signed(compared.difference, compared)
 
 
-def _between(each: Value | Comparison, show: Callable[..., str] = number) -> str:
-    return "–" if each.low is None else f"{show(each.low, each)} to {show(each.high, each)}"
+def between(each: Value | Comparison, show: Callable[..., str] = number) -> str:
+    """Return an interval, of a difference where `show` is `signed`."""
+    there = each.low is not None and each.high is not None and not (isinstance(each, Comparison) and not each.error)
+    return f"{show(each.low, each)} to {show(each.high, each)}" if there else NONE
 
 
 def _interval(compared: Comparison, *, size: bool = False) -> str:
@@ -278,9 +300,9 @@ def _interval(compared: Comparison, *, size: bool = False) -> str:
     if not compared.error or compared.low is None or compared.high is None:
         return ""
     if not size:
-        return f" ({_between(compared, signed)})"
+        return f" (90 % interval {between(compared, signed)})"
     ends = (-compared.high, -compared.low) if (compared.difference or 0) < 0 else (compared.low, compared.high)
-    low, high = (f"{'−' * (end < 0)}{number(abs(end), compared)}" for end in ends)
+    low, high = (number(end, compared) for end in ends)
     return f" (90 % interval {low} to {high})"
 
 
@@ -289,48 +311,59 @@ def short(commit: str) -> str:
     return commit[:7] + ("+" if commit.endswith("-dirty") else "")
 
 
-def _rows(report: Report) -> int:
+def tested(report: Report) -> int:
+    """Return the number of test rows."""
     return max((each.n for each in report.candidate.facts.metrics.values()), default=0)
 
 
-def _against(report: Report) -> str:
+def described(other: Other) -> str:
     """Return what the candidate is compared with, in a line without marks."""
-    parts = []
-    for each in filter(None, (report.baseline, report.champion)):
-        behind = f", {each.behind} commit{'s' * (each.behind > 1)} before it" if each.behind else ""
-        left_out = f", {each.left_out:,} rows that it has trained on left out" if each.left_out else ""
-        rows = f" on the {each.common:,} test rows of both" if each.common else ""
-        parts.append(f"{each.name} {short(each.commit)}{behind}{HOW[each.how]}{rows}{left_out}")
-    return f"against {'; '.join(parts)}" if parts else ""
+    behind = f", {other.behind} commit{'s' * (other.behind > 1)} before it" if other.behind else ""
+    left_out = f", {other.left_out:,} rows that it has trained on left out" if other.left_out else ""
+    rows = f" on the {other.common:,} test rows of both" if other.common else ""
+    return f"{other.name} {short(other.commit)}{behind}{HOW[other.how]}{rows}{left_out}"
+
+
+def _against(report: Report) -> str:
+    others = [described(each) for each in (report.baseline, report.champion) if each]
+    return f"against {'; '.join(others)}" if others else ""
 
 
 def _identity(report: Report, head: str) -> str:
-    said = [f"`{short(head or report.candidate.commit)}`, {_rows(report):,} test rows"]
+    said = [f"`{short(head or report.candidate.commit)}`, {tested(report):,} test rows"]
     said += [cell(_against(report))] if report.baseline or report.champion else []
     if report.why:
-        said.append(f"{'not comparable (n/c)' if report.baseline else 'no baseline'}: {code(report.why)}")
-    said += [f"no champion: {code(report.champion_why)}"] if report.champion_why else []
+        said.append(f"{'not comparable (n/c)' if report.baseline else 'no baseline'}: {cell(report.why)}")
+    said += [f"no champion: {cell(report.champion_why)}"] if report.champion_why else []
     return " · ".join(said)
+
+
+def noticed(report: Report, gates: Gates) -> tuple[list[tuple[Comparison, str]], int]:
+    """Return what relative rules judge with the smallest loss that each notices, and how many tests share the error."""
+    rules = {(each.metric, each.of is not None): each.rule for each in named(gates)}
+    asked = [(each, rules.get((each.metric, bool(each.slice)))) for each in report.comparisons]
+    relative = [
+        (each, rule) for each, rule in asked if rule and rule.max_regression is not None and each.error is not None
+    ]
+    tests = sum(bool(each.error) and rule.level == "error" for each, rule in relative)
+
+    def loss(each: Comparison, rule: Rule) -> str:
+        allowed, error = rule.allowance(each.baseline or 0.0), each.error or 0.0
+        return number(statistics.detectable(error, allowed, tests, gates.confidence), each) if error else NONE
+
+    return [(each, loss(each, rule)) for each, rule in relative], tests
 
 
 def _certainty(report: Report, gates: Gates) -> list[str]:
     """Return, per relative rule, the test and the smallest loss that it notices."""
-    rules = {(each.metric, each.of is not None): each.rule for each in named(gates)}
-    asked = [(each, rules.get((each.metric, bool(each.slice)))) for each in report.comparisons]
-    relative = [(each, rule) for each, rule in asked if rule and rule.max_regression is not None]
-    tests = sum(bool(each.error) and rule.level == "error" for each, rule in relative)
-    rows = []
-    for each, rule in relative:
-        if each.error is None:
-            continue
-        found = statistics.detectable(each.error, rule.allowance(each.baseline or 0.0), tests, gates.confidence)
-        interval, loss = (_between(each, signed), number(found, each)) if each.error else ("–", "–")
+    rows, (found, tests) = [], noticed(report, gates)
+    for each, loss in found:
         label = code(f"{each.metric}[{each.slice}]" if each.slice else each.metric)
         mark = f"{'best of main' if each.against == 'high_water' else 'baseline'} {short(each.commit)}"
-        rows.append((label, each.method, f"{each.n:,}", mark, change(each), interval, loss))
-    head = "| rule | test | rows | against | Δ | 90 % interval | a true loss of this size fails in 80 % of cases |"
-    said = f"Fails: worse than allowed, and significantly so at {gates.confidence:.0%}, one-sided, after Holm's correction over {tests} comparisons."
-    return [said, "", *_grid(head, "<<><>=>", rows)]
+        rows.append((label, each.method, f"{each.n:,}", mark, change(each), _whole(between(each, signed)), loss))
+    head = "| rule | test | rows | against | Δ | 90 % interval | smallest loss noticed |"
+    said = f"Fails: worse than allowed, and significantly so at {gates.confidence:.0%}, one-sided, after Holm's correction over {tests} comparisons. A true loss of the last column's size fails in 80 % of cases."
+    return [said, "", *grid(head, "<<><>=>", rows)]
 
 
 def _changes(report: Report, name: str) -> list[str]:
@@ -338,29 +371,33 @@ def _changes(report: Report, name: str) -> list[str]:
     for title, part in (("parameter", found.params), ("schema.yaml", found.schema), ("dependency", found.dependencies)):
         keys = [(code(each.key), code(each.before), code(each.after)) for each in part]
         lines += _listed(f"| {title} | {name} | candidate |", "<<<", keys)
-    files = [(code(each.path), *("–" if n is None else str(n) for n in (each.added, each.removed))) for each in found.code]  # fmt: skip
+    files = [(code(each.path), *(NONE if n is None else str(n) for n in (each.added, each.removed))) for each in found.code]  # fmt: skip
     lines += _listed("| file | added | removed |", "<>>", files)
     if data := found.data:
         rows = [f"{code(split)} {old:,} → {new:,}" for split, (old, new) in data.rows.items() if old != new]
         if data.added or data.removed:
             rows.append(f"of the test rows {data.added:,} new, {data.removed or 0:,} gone")
         lines += [f"Rows: {', '.join(rows)}.", ""] if rows else []
-        moved = []
-        for each in data.shifts:
-            old, new = each.missing or (0.0, 0.0)
-            if each.kind in {"added", "removed"} or (each.shift or 0) >= 0.01 or abs(old - new) >= 0.01:
-                size = each.kind if each.shift is None else f"{each.shift:.2f}"
-                moved.append((code(each.column), size, f"{old:.1%} → {new:.1%}" if each.missing else "–"))
-        lines += _listed("| column | shift | missing |", "<>>", moved)
-        if moved:
+        shifts = []
+        for each in filter(moved, data.shifts):
+            missing = " → ".join(f"{share:.1%}" for share in each.missing or ()) or NONE
+            shifts.append((code(each.column), each.kind if each.shift is None else f"{each.shift:.2f}", missing))
+        lines += _listed("| column | shift | missing |", "<>>", shifts)
+        if shifts:
             lines += ["<sub>shift: of numbers the means, in standard deviations; of categories the share of rows that would have to change</sub>", ""]  # fmt: skip
     return lines or ["Nothing that the model is made of."]
+
+
+def moved(shift: Shift) -> bool:
+    """Say whether a column differs by what a reader may want to know."""
+    old, new = shift.missing or (0.0, 0.0)
+    return shift.kind in {"added", "removed"} or (shift.shift or 0) >= 0.01 or abs(old - new) >= 0.01
 
 
 def _listed(head: str, kinds: str, rows: Sequence[Iterable[str]]) -> list[str]:
     """Return a table that does not grow with what changed; nothing without rows."""
     more = ["", f"… and {len(rows) - SHOWN} more."] if len(rows) > SHOWN else []
-    return [*_grid(head, kinds, rows[:SHOWN]), *more, ""] if rows else []
+    return [*grid(head, kinds, rows[:SHOWN]), *more, ""] if rows else []
 
 
 def _all_metrics(report: Report, name: str | None = None) -> list[str]:
@@ -368,10 +405,10 @@ def _all_metrics(report: Report, name: str | None = None) -> list[str]:
     base = report.baseline.facts.metrics if report.baseline and name is not None else {}
     rows = []
     for metric, now in report.candidate.facts.metrics.items():
-        before = [number(base[metric].value, now) if metric in base else "–"] if base else []
-        rows.append((code(metric), *before, number(now.value, now), _between(now), f"{now.n:,}"))
+        values = [*([shown(metric, base.get(metric), now)] if base else []), shown(metric, now, now), between(now)]
+        rows.append((code(metric), *map(_whole, values), f"{now.n:,}" if now.n else NONE))
     column = (f" {name} |", ">") if base else ("", "")
-    return _grid(f"| metric |{column[0]} candidate | 95 % interval | rows |", f"<{column[1]}>=>", rows)
+    return grid(f"| metric |{column[0]} candidate | 95 % interval | rows |", f"<{column[1]}>=>", rows)
 
 
 def _folded(title: str, lines: Iterable[str]) -> list[str]:
@@ -386,7 +423,7 @@ def _plain(text: str) -> str:
 def code(text: str | None) -> str:
     """Return text that nobody has checked as inert Markdown: one code span, in which no mention, link or tag works."""
     if text is None:
-        return "–"
+        return NONE
     plain = _plain(text).replace("`", "'").replace("|", "\\|").strip()
     return f"`{plain}`" if plain else "` `"
 
