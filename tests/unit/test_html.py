@@ -116,6 +116,21 @@ def test_what_is_not_there_has_no_place():
     assert "<h2>Plots" not in page(empty, GATES)
 
 
+def test_data_that_stayed_is_a_sentence_and_a_difference_has_signs():
+    data = Data(
+        {"test": (10, 10)}, 0, 0, (Shift("age", "mean", 0.0, (0.1, 0.1)), Shift("sex", "shares", 0.5, (0.0, 0.0)))
+    )
+    text = page(report(changes=Changes(data=data)), GATES)
+    said = "".join(read(text).words)
+    assert "Every split has as many rows as before. 1 of 2 columns moved by less than 0.01." in said
+    assert "sex" in said.partition("Data")[2]
+    assert "age" not in said.partition("Data")[2]
+    assert "+0.0010 −0.0010 to +0.0030" in said
+    made = report(metric="model_bytes", comparisons=(compared(-57_000.0, "model_bytes", baseline=430_000.0, error=None, low=None, high=None),))  # fmt: skip
+    sizes = page(made, Gates(1, {"model_bytes": Rule("lower", max_regression="20%")}))
+    assert "<td>430 kB</td><td>−13.3%</td>" in re.sub(r' class="[^"]*"', "", sizes)
+
+
 def test_slices_are_drawn_and_the_broken_rule_is_said():
     made = msgspec.structs.replace(report(), candidate=Model("c" * 40, facts(**{"sex=F": value(0.7), "sex=M": value()})),
         judged=(Judged("roc_auc[sex=F]", "roc_auc", "sex=F", "fail", "warn", "below its floor", "until May"),))  # fmt: skip

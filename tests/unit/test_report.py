@@ -418,6 +418,22 @@ def test_a_terminal_shows_it_aligned_and_no_wider_than_it_is(found, width):
         assert [cell for cell in (base, now) if cell in line or cell == "–"] == [base, now]
 
 
+@pytest.mark.parametrize("found", TERMINALS.values(), ids=TERMINALS)
+def test_where_there_is_little_room_each_row_keeps_its_numbers_and_its_reason(found):
+    for width in (30, 50, 71):
+        lines = text.terminal(found, GATES, width).splitlines()
+        assert all(columns(line) <= width for line in lines)
+        said = " ".join(" ".join(lines).split())
+        for symbol, metric, champion, base, now, _, delta, reason in rows(found)[:3]:
+            values = [champion] * bool(found.champion) + [base] * bool(found.baseline) + [now] + [delta] * bool(found.baseline)  # fmt: skip
+            pattern = f"{symbol} {re.escape(f'{metric}: {reason}')} .*?" + ".*?".join(map(re.escape, values))
+            assert re.search(pattern, said)
+    shown = text.terminal(found, GATES, 80).splitlines()
+    start = next(place for place, line in enumerate(shown) if " metric " in line) + 1
+    there = sum(not text.quiet(found, cells[-1]) for cells in text.table(found, GATES))
+    assert shown.index("", start) - start <= 2 * there  # lines
+
+
 def test_the_reason_and_new_gates_are_in_the_terminal():
     assert "\nbaseline: no pipeline" in text.terminal(made(state="first", why="no pipeline"), GATES)
     assert "⚠ gates.yaml: metrics.roc_auc.floor 0.9 → 0.1, from the next" in text.terminal(TERMINALS["gates"], GATES)
@@ -427,6 +443,8 @@ def test_the_card_says_what_it_is_for_how_good_where_its_limits_are_and_what_it_
     model = Model(CANDIDATE, facts(), OTHER_HASH, digests={"data": HASH}, splits={"train": 5000, "test": 1234})
     weak = made(importances=(("hours", 0.61),), candidate=model)
 
+    turned = msgspec.structs.replace(facts(), metrics=dict(reversed([*facts().metrics.items()])))
+    weak = msgspec.structs.replace(weak, candidate=msgspec.structs.replace(model, facts=turned))
     lines = card.card(weak, GATES, "income", "It predicts `income`.", "Not for decisions.").splitlines()
 
     expected = [
@@ -436,3 +454,4 @@ def test_the_card_says_what_it_is_for_how_good_where_its_limits_are_and_what_it_
     assert [line for line in lines if line in expected] == expected
     assert any("✅ ≤ 0.36" in line for line in lines if line.startswith("| `log_loss` |"))
     assert "## Limits" in lines
+    assert [line.split("`")[1] for line in lines if line.startswith(("| `roc", "| `log"))] == ["roc_auc", "log_loss"]
