@@ -50,6 +50,8 @@ DIFFERENCES = {
     "surely lower, which is better": (LOWER, -0.02, 0.005, "improved", "worse by ≤ 0.01"),
     "surely higher, which is worse": (LOWER, 0.02, 0.005, "fail", "worse by 0.02, allowed 0.01"),
     "higher, by chance": (LOWER, 0.02, 0.02, "inconclusive", "it may be chance"),
+    "hardly more than allowed": (HIGHER, -0.01004, 0.0001, "fail", "worse by 0.01004, allowed 0.01"),
+    "hardly more than the share": (SHARE, -0.04004, 0.0, "fail", "worse by 5.005%, allowed 5%"),
     "worse by less than the share": (SHARE, -0.039, 0.001, "pass", "worse by ≤ 5%"),
     "worse by more than the share": (SHARE, -0.041, 0.001, "fail", "worse by 5.1%, allowed 5%"),
     "a size above what is allowed": (Rule(direction="lower", max_regression="5%"), 0.08, None, "fail", "worse by 10%, allowed 5%"),

@@ -204,13 +204,19 @@ def _against(gates: Gates, rule: Rule, each: Comparison, p: tuple[float, float])
     assert each.difference is not None
     worse, allowance = -rule.sign * each.difference, rule.allowance(each.baseline or 0.0)
     limit = rule.max_regression if isinstance(rule.max_regression, str) else f"{allowance:g}"
-    size = f"{worse:.2g}"
-    if isinstance(rule.max_regression, str) and each.baseline:
-        share = 100 * worse / abs(each.baseline)
-        size = f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
     than = f" than the best of main ({each.commit[:7]})" if each.against == "high_water" else ""
-    said = f"worse{than} by {size}, allowed {limit}"
     if worse > allowance:
+        share = isinstance(rule.max_regression, str) and bool(each.baseline)
+        unit, mark = (abs(each.baseline or 0.0) / 100, "%") if share else (1.0, "")
+        ways = (
+            ".0f" if share and worse >= 10 * unit else ".2g",
+            ".3g",
+            ".4g",
+            ".6g",
+        )  # as few digits as show that it is more
+        told = (f"{worse / unit:{way}}" for way in ways)
+        size = next((text for text in told if float(text) * unit > allowance), f"{worse / unit:.17g}")
+        said = f"worse{than} by {size}{mark}, allowed {limit}"
         if each.error is None or p[0] < 1 - gates.confidence:
             return "fail", said
         return "inconclusive", f"{said}: it may be chance, p = {p[0]:.2g}"
