@@ -853,6 +853,8 @@ def test_the_page_of_the_documents_needs_no_other_server(client):
     parts = ["".join(each) for each in addresses]
 
     assert page.status_code == 200
+    assert '<html lang="en">' in page.text
+    assert client.get("/openapi.json").json()["paths"]["/readyz"]["get"]["summary"] == "Say whether this process should get traffic"  # fmt: skip
     assert not re.search(r"(https?:)?//\w", page.text)
     assert len(parts) == 4
     for part in parts:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -336,7 +336,8 @@ class Service(FastAPI):
         @self.get("/docs", include_in_schema=False)
         async def docs() -> Response:
             at: dict[str, Any] = {f"swagger_{kind}_url": f"docs/parts/{name}" for kind, name in PARTS.items()}
-            return get_swagger_ui_html(openapi_url="openapi.json", title=self.title, **at)
+            page = get_swagger_ui_html(openapi_url="openapi.json", title=self.title, **at)
+            return HTMLResponse(bytes(page.body).replace(b"<html>", b'<html lang="en">', 1))
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the service, predictions included."""

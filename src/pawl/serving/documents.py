@@ -54,7 +54,7 @@ def described(given: dict[str, Any], served: Served, forms: Forms, settings: Set
     rows = [list(typical.values()), list(nothing.values())]
     shown = {
         "/predict": (
-            "Predict", {"anyOf": [one, many, features]}, "Answer",
+            "Answer a record, several, or rows of features", {"anyOf": [one, many, features]}, "Answer",
             {"record": typical, "records": [typical, nothing], "features": {"features": rows}},
         ),
         "/invocations": (
@@ -77,6 +77,8 @@ def described(given: dict[str, Any], served: Served, forms: Forms, settings: Set
             "responses": {"200": good, **{code: {"description": words, **refusal} for code, words in REFUSALS.items()}},
             **({"security": [{"bearer": []}]} if keys else {}),
         }}  # fmt: skip
+    for operation in (each for path in given["paths"].values() for each in path.values()):
+        operation["summary"] = operation.pop("description").rstrip(".")  # what it says, not what its function is called
     given["paths"] = asked | given["paths"]
     given["info"]["version"] = given["info"]["version"][:19]  # a digest is long
     if keys:
