@@ -11,6 +11,7 @@ params.yaml, `drift`, has the limits. Exit code: 0 done, 1 drift (with --exit-co
 
 import bisect
 import contextlib
+import html
 import math
 import os
 import re
@@ -450,12 +451,13 @@ def picture(entries: Sequence[Report], limits: config.Drift) -> str:
     parts += [draw.group(colours[each.verdict], draw.dot(*frame.at(number, effect), 4 if each.verdict == "drift" else 3)) for number, effect, each in points]  # fmt: skip
     alarms = sum(each.verdict == "drift" for each in entries)
     title = f"Drift in {alarms} of {len(entries)} windows"
-    parts.append(draw.text(frame.left, 240 + 30, title + ": larger dots. Dashed: looked for", "axis"))
+    parts.append(draw.text(frame.right, frame.at(0, limits.effect)[1] - 5, "drift from here on", "axis end"))
+    parts.append(draw.text(frame.left, 240 + 30, title + (": larger dots" if alarms else ""), "axis"))
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 280"><style><![CDATA[{CSS}]]></style><title>{draw.esc(title)}</title>{"".join(parts)}</svg>\n'
 
 
 def page(report: Report, samples: tuple[Any, Any], path: Path) -> None:
-    """Write Evidently's page: the distributions of each column, with the tests and the verdicts of the report; none where nothing was tested."""
+    """Write Evidently's page: the distributions of each column, with the tests and the verdicts of the report, what moved most first; none where nothing was tested."""
     path.unlink(missing_ok=True)  # an earlier window's is not this one's
     if not (tests := {each.column: each for each in report.columns if each.test != "missing"}):
         return
@@ -479,8 +481,11 @@ def page(report: Report, samples: tuple[Any, Any], path: Path) -> None:
         one, two = (Dataset.from_pandas(each.select([*tests]).to_pandas(), data_definition=shape) for each in samples)
         # Its threshold is one of p alone; ours are Holm's and the effect's, so it is told what they came to.
         asked = [ValueDrift(column=name, method="ks" if each.test == "ks" else two_samples.name, threshold=report.limits.level if each.drifted else 0.0)
-                 for name, each in tests.items()]  # fmt: skip
+                 for name, each in sorted(tests.items(), key=lambda item: (-item[1].drifted, -item[1].effect))]  # fmt: skip
         Page(asked).run(two, one).save_html(str(path))
+    drawn = path.read_text("utf-8").replace("<head>", f"<head><title>{html.escape(report.headline)}</title>", 1)
+    said = f'<h1 style="margin: 0; padding: 1.5rem; background: #fff; color: #1f2328; font: 600 1.4rem sans-serif">{drift.SYMBOLS[report.verdict]} {html.escape(report.headline)}</h1>'
+    path.write_text(drawn.replace("<body>", f"<body>{said}", 1), "utf-8")
 
 
 def moment(text: str) -> float:

@@ -279,7 +279,7 @@ def picture(found: Mapping[str, Any]) -> str:
         "baseline": [(each["month"], each["without"]) for each in months],
     }
     values = [value for points in lines.values() for _, value in points]
-    frame = draw.Frame((0.5, len(months) + 4.5), draw.span(values))
+    frame = draw.Frame((0.5, len(months) + 0.5), draw.span(values), right=268)
     parts = [
         frame.axes("month →", "↑ AUC of the month"),
         frame.upright(found["drift from"] - 0.5, "allowed"),
@@ -301,7 +301,7 @@ def picture(found: Mapping[str, Any]) -> str:
         if each["retrained"]:
             x, y = frame.at(each["month"] - 0.6, each["served"])
             parts.append(draw.text(x, y - 6, "retrained, released", "axis end"))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 270"><style><![CDATA[{CSS} svg {{ font-family: sans-serif }}]]></style><title>{draw.esc(found["headline"])}</title>{"".join(parts)}</svg>\n'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 270"><style><![CDATA[{CSS}]]></style><title>{draw.esc(found["headline"])}</title>{"".join(parts)}</svg>\n'
 
 
 if __name__ == "__main__":

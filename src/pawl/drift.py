@@ -371,7 +371,7 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     told += [f"{name} was not tested: {why}" for name, why in [*report.left_out.items()][:5]]
     if lost := report.performance:
         ends = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))
-        told.append(f"{lost.metric}: {' → '.join(ends)} on {lost.current.n:,} labelled rows; worse by {number(lost.loss, lost.low, lost.high)} ({number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}), allowed {report.limits.max_loss:g}")  # fmt: skip
+        told.append(f"{lost.metric}: {' → '.join(ends)} on {lost.current.n:,} labelled rows; a loss of {number(lost.loss, lost.low, lost.high)} (95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}), allowed {report.limits.max_loss:g}")  # fmt: skip
     elif report.models:
         told.append(
             f"{report.labelled:,} rows have labels: the performance is judged from {report.limits.min_rows:,} on"
@@ -380,7 +380,11 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     sampled = f", the tests saw {report.sampled:,} of them" if report.sampled < report.rows else ""
     told.append(f"{report.rows:,} rows{sampled}, against {report.reference_rows:,} of {report.reference}")
     told += [f"{report.damaged:,} damaged lines of the log were left out"] if report.damaged else []
-    return ["column", "test", "effect", "p, Holm", "missing", ""], cells, told
+    head = ["column", "test", "effect", "p, Holm", "missing", "found"]
+    there = [
+        place for place in range(len(head)) if any(row[place] for row in cells)
+    ]  # nothing is found in most windows
+    return [head[place] for place in there], [[row[place] for place in there] for row in cells], told
 
 
 def screen(report: Report) -> str:
@@ -398,5 +402,6 @@ def markdown(report: Report) -> str:
     def row(each: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', '¦').replace('`', '') for cell in each)} |"
 
-    listed = [row(head), row(["---"] * len(head)), *map(row, cells)] if cells else []
+    marks = ["--:" if name in {"effect", "p, Holm", "missing"} else ":--" for name in head]
+    listed = [row(head), row(marks), *map(row, cells)] if cells else []
     return "\n".join([f"### {SYMBOLS[report.verdict]} {report.headline}", "", *listed, "", *(f"- {each}" for each in told), ""])  # fmt: skip

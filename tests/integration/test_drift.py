@@ -1,5 +1,6 @@
 """A window is held against the reference: what is drift, what is chance, what is too little; and late labels find their predictions."""
 
+import html
 import json
 import random
 import shutil
@@ -429,6 +430,11 @@ def test_evidently_draws_what_was_decided_and_its_ks_is_this_one(place, monkeypa
 
     page = (place / "reports/drift_report.html").read_text()
     assert "Data drift detected" in page
+    summary = (place / "reports/drift.md").read_text()
+    assert "| column | test | effect | p, Holm | missing | found |\n| :-- | :-- | --: | --: | --: | :-- |\n" in summary
+    assert "| drifted" in summary
+    assert f"❌ {html.escape(told['headline'])}</h1>" in page
+    assert page.index("Data drift detected") < page.index("Data drift not detected")
     assert "Data drift not detected" in page
     from evidently.legacy.calculations.stattests import ks_stat_test
     from evidently.legacy.core import ColumnType
