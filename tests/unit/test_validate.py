@@ -2,6 +2,7 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -128,6 +129,19 @@ def test_a_leak_that_is_allowed_in_git_is_a_warning():
     columns["pay"] = [500.0 if cell == "yes" else 10.0 for cell in columns["bought"]]
 
     assert said(findings(columns, limits=Validate(min_rows=100, allow_leakage=("pay",))), "warn", "pay", "predicts")
+
+
+def test_a_column_that_tells_one_of_three_classes_apart_is_no_leak_and_one_that_tells_all_is():
+    columns = table()
+    columns["bought"] = [("yes", "no", "later")[row % 3] for row in range(400)]
+    columns["pay"] = [float(row % 3 == 2) * 500 + row % 7 for row in range(400)]
+    columns["age"] = [20 + row % 3 for row in range(400)]
+    task = msgspec.structs.replace(TASK, task="multiclass", positive=None)
+    rules = RULES | {"bought": Column(dtype="category")}
+
+    found = findings(columns, task=task, rules=rules)
+
+    assert [key[1] for key in found if "predicts" in key[2]] == ["age"]
 
 
 def test_an_id_of_many_values_is_no_leak():

@@ -21,7 +21,7 @@ def codes_of(column: Any, dtype: str) -> Any:
 
 
 def predictive_power(codes: Any, target: Any, *, regression: bool) -> float:
-    """Return how well the codes alone predict the target, learned on one half of the rows and judged on the other: AUC (best class), or R2.
+    """Return how well the codes alone predict the target, learned on one half of the rows and judged on the other: AUC, the mean over classes, or R2.
 
     `codes` are integers, shape (n,); `target` has label numbers, or values for regression, shape (n,).
     """
@@ -38,4 +38,5 @@ def predictive_power(codes: Any, target: Any, *, regression: bool) -> float:
     else:
         of_labels = (target == label for label in np.unique(target)[:20])
         found = [metrics.auc_influence(each[~learn], means(each.astype(float)))[0] for each in of_labels]
-    return max((each for each in found if np.isfinite(each)), default=0.0)
+    found = [each for each in found if np.isfinite(each)]
+    return float(np.mean(found)) if found else 0.0
