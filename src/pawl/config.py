@@ -81,6 +81,7 @@ class Csv(Section):
     comment: str | None = None
     encoding: str = "utf-8"
     trim: bool = False  # drop spaces around cells
+    decimal: Literal[".", ","] = "."  # a comma: 1,5 is a number
 
 
 class Sample(Section):
@@ -106,7 +107,7 @@ class Ingest(Section):
     source: str | tuple[str, ...] | dict[str, str | tuple[str, ...]] = "sample"
     format: Literal["csv", "parquet"] | None = None
     digest: str | None = None
-    replace: dict[str, dict[str, str]] = {}
+    replace: dict[str, dict[str, str | None]] = {}  # null: becomes missing
     csv: Csv = Csv()
     sample: Sample = Sample()
     sql: Sql = Sql()

@@ -75,6 +75,12 @@ def digest(**given):
         pytest.param('"a\nc",b\n1,2\n', {}, {"a\nc": ["1"], "b": ["2"]}, id="newline in the header"),
         pytest.param('a,b\n1,"x\ny, ""z"""\n', {}, {"a": ["1"], "b": ['x\ny, "z"']}, id="newline in quotes"),
         pytest.param('a,b\n1,"x\n#y"\n', {"comment": "#"}, {"a": ["1"], "b": ["x\n#y"]}, id="no comment in quotes"),
+        pytest.param(
+            "a;b\n1,5;1,5 m\n-,25;1,234,5\n",
+            {"separator": ";", "decimal": ","},
+            {"a": ["1.5", "-.25"], "b": ["1,5 m", "1,234,5"]},
+            id="decimal commas",
+        ),
         pytest.param('a,b\n1,"x\n2,y"\n', {"quote": ""}, {"a": ["1", "2"], "b": ['"x', 'y"']}, id="no quotes"),
         pytest.param("a,b\n,NA\nnull,?\n", {}, {"a": [None, None], "b": [None, "?"]}, id="missing"),
         pytest.param("a,b\n,NA\nx,?\n", {"missing": ("?",)}, {"a": ["", "x"], "b": ["NA", None]}, id="own missing"),
@@ -257,6 +263,14 @@ def test_a_cell_without_its_type_is_null_and_its_row_is_noted():
     noted = pq.read_metadata(paths.RAW).metadata
     assert json.loads(noted[b"untyped"]) == {"a": {"count": 2, "rows": [3, 5]}}
     assert json.loads(noted[b"given_split"]) is False
+
+
+def test_a_value_may_be_replaced_by_nothing():
+    write("data.csv", "a,b\n1,x\n-9,y\n")
+
+    table = ingested(Ingest(source="data.csv", replace={"a": {"-9": None}}), a="integer", b="category")
+
+    assert table["a"].to_pylist() == [1, None]
 
 
 def test_a_pinned_digest_is_held():

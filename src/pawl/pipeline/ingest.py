@@ -5,6 +5,7 @@ A cell that does not have its column's type becomes null here and is reported by
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def _one(values: Any, wanted: Any) -> Any:
     return None
 
 
-def replaced(column: Any, renames: dict[str, str]) -> Any:
+def replaced(column: Any, renames: Mapping[str, str | None]) -> Any:
     """Return the column with values replaced as ingest.replace says."""
     if not renames:
         return column

@@ -83,12 +83,14 @@ def _header(file: File, options: Csv) -> tuple[list[str], int]:
 
 
 def _cells(batch: Any, options: Csv) -> Any:
-    """Return the batch with cells trimmed if asked for, and missing markers as null."""
+    """Return the batch with cells trimmed and decimal commas as points if asked for, and missing markers as null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     missing = pa.array(options.missing, pa.string())
     columns = [pc.utf8_trim_whitespace(column) if options.trim else column for column in batch.columns]
+    if options.decimal == ",":
+        columns = [pc.replace_substring_regex(column, r"^([+-]?\d*),(\d+)$", r"\1.\2") for column in columns]
     cells = [pc.if_else(pc.is_in(column, missing), None, column) for column in columns]
     return pa.RecordBatch.from_arrays(cells, names=batch.schema.names)
 
