@@ -103,7 +103,8 @@ def _through(transformer: Any, columns: list[Column]) -> list[Column]:
         names = list(getattr(transformer, "feature_names_in_", ()))
         for _, each, chosen in transformer.transformers_:
             picked = np.arange(len(columns))[_positions(chosen, names, len(columns))]
-            made += _through(each, [columns[number] for number in picked])
+            if len(picked):  # a part without columns is not fitted: a table of numbers has no categories
+                made += _through(each, [columns[number] for number in picked])
         return [column._replace(sparse=transformer.sparse_output_) for column in made]
     if kind is impute.SimpleImputer:
         return _imputed(transformer, columns)

@@ -165,6 +165,7 @@ REST = ("passthrough", ["married"])  # beside what is tried, so that the trees a
 ENCODED = (ordinal(), TEXTS)
 PARTS = {
     "numbers": [("passthrough", NUMBERS), REST],
+    "numbers, and encoders of no column": [("passthrough", NUMBERS), (hot(), []), (ordinal(), []), (filled(), []), REST],
     **{f"filled by {way}": [(filled(way), NUMBERS), REST] for way in ("mean", "median", "most_frequent")},
     "filled by a constant": [(filled("constant", fill_value=-7.5), NUMBERS), REST],
     "filled by no constant of one's own": [(filled("constant"), NUMBERS), REST],
