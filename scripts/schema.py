@@ -23,6 +23,7 @@ MOST_VALUES = 200  # more distinct values than this make a text, not a category
 HEAD = "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
 MISSING_STEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 TYPES = {kind: schema.arrow_types({kind: kind})[kind] for kind in ("integer", "number", "boolean", "datetime")}
+OF_FILE = {"boolean": pa.types.is_boolean, "datetime": pa.types.is_temporal}  # types that a file gave already
 
 
 class Seen:
@@ -43,6 +44,8 @@ class Seen:
         text = values.cast(pa.string())
         if len(self.values) <= MOST_VALUES:
             self.values |= set(text.slice(0, MOST_VALUES + 1).to_pylist())
+        if kind := next((kind for kind in ("boolean", "datetime") if OF_FILE[kind](values.type)), None):
+            self.kinds = [kind] if kind in self.kinds else []  # which a cast would take for integers
         padded = pc.any(pc.match_substring_regex(text, r"^[+-]?0\d")).as_py()  # 007 is a code, not a number
         typed = {kind: ingest.cast(values, TYPES[kind]) for kind in self.kinds}
         possible = ("boolean", "datetime") if padded else TYPES

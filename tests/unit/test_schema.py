@@ -1,3 +1,4 @@
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,6 +92,16 @@ def table():
     columns = {name: cells for name, (cells, _) in INFERRED.items()}
     written(columns)
     return columns
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([True, None], "boolean"), ([datetime(2025, 1, 2, 3, 4, tzinfo=UTC), None], "datetime"), ([date(2025, 1, 2)], "datetime")]
+)  # fmt: skip
+def test_a_type_that_a_file_gave_is_kept(values, dtype):
+    seen = command.Seen()
+    seen.add(pa.array(values))
+
+    assert seen.rules(label=False, role=False)["dtype"] == dtype
 
 
 def test_rules_are_inferred_from_the_whole_table(table):
