@@ -11,7 +11,7 @@ from typing import Any
 from pawl import bundle, frames
 
 NATIVE = "model.lgb"
-TYPES = {"number": "double", "boolean": "boolean", "datetime": "datetime"}  # of MLflow; the others are texts
+TYPES = {"number": "double", "datetime": "datetime"}  # of MLflow; the others are texts
 SERVER = {"fastapi", "fastapi-swagger", "uvicorn", "uvloop", "httptools", "prometheus-client"}
 
 
@@ -51,8 +51,8 @@ def save(folder: Path, source: Path, loaded: bundle.Bundle, run: str, model: str
     # It would read the files of every package here, to see that the versions that `requirements` has just read are installed.
     environment.warn_dependency_requirement_mismatches = lambda _: None
 
-    # MLflow's integers cannot be missing, and it takes no integer for a double.
-    kinds = {**TYPES, "integer": AnyType()}
+    # MLflow's integers and booleans cannot be missing, and it takes no integer for a double.
+    kinds = {**TYPES, "integer": AnyType(), "boolean": AnyType()}
     inputs = [ColSpec(kinds.get(dtype, "string"), name, required=False) for name, dtype in loaded.dtypes.items()]
     answers = [ColSpec("string" if loaded.manifest["labels"] else "double", "predictions")]
     if loaded.manifest["labels"]:
