@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help run preflight pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
+.PHONY: help init run preflight pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ else ifeq ($(filter-out --%,$(ARGS)),)
 	@echo "next: \`make serve\`, \`make ui\`; \`$(PY) -m scripts.promote\` makes it the champion"
 	@echo "      or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
 endif
+
+init: env ## Your table: params.yaml, schema.yaml and gates.yaml for it [DATA=customers.csv TARGET=churned YES=1]
+	@$(PY) -m scripts.init --data "$$DATA" --target "$$TARGET" $(if $(YES),--yes) $(ARGS)
 
 pipeline: ## From the table in params.yaml to an evaluated model [IN=image: in Dockerfile.train's environment]
 	@$(if $(ADULT),ADULT='$(ADULT)') $(RUN) scripts.run $(if $(EXAMPLE),--example $(EXAMPLE)) $(ARGS)

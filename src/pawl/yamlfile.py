@@ -105,13 +105,13 @@ def _changed(text: str, parts: list[str], value: Any, path: Path) -> str:
     if rest and isinstance(node, yaml.MappingNode) and node.value:
         for part in reversed(rest[1:]):
             value = {part: value}
-        return _added(text, node, f"{rest[0]}: {_flow(value)}")
+        return _added(text, node, f"{rest[0]}: {flow(value)}")
     if isinstance(node, yaml.CollectionNode) and not node.flow_style:
         where = f"{path}:{node.start_mark.line + 1}"
         raise Problem(f"{'.'.join(parts)} stands in several lines", where, "write it in one line, in {} or []")
     for part in reversed(rest):  # below a section that is empty
         value = {part: value}
-    new, line_end = _flow(value), text.find("\n", end) % (len(text) + 1)
+    new, line_end = flow(value), text.find("\n", end) % (len(text) + 1)
     space = len(text[end:line_end]) - len(text[end:line_end].lstrip(" "))
     if text[end + space : end + space + 1] == "#":
         new += " " * max(space + end - start - len(new), 1)
@@ -131,7 +131,7 @@ def _added(text: str, section: yaml.MappingNode, entry: str) -> str:
     return f"{text[:place]}{before}{' ' * name.start_mark.column}{entry}{newline}{text[place:]}"
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value as YAML writes it in one line."""
     said = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
     return said.strip().removesuffix("...").strip()
