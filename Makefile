@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
-.PHONY: help init run preflight pipeline report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock lock bench env clean
+.PHONY: help run init pipeline preflight report track register models serve ui image up down test e2e gate-selftest lint format schema push pull relock update lock bench env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ pull: env ## Fetch the outputs that dvc.lock names from the DVC remote, each hel
 
 relock: env ## Settle a merge conflict in dvc.lock
 	@$(BIN)/python -m scripts.relock
+
+update: env ## Take a later version of the template [VERSION=v0.2.0 FROM=its address]
+	@$(PY) -m scripts.update $(if $(VERSION),--version '$(VERSION)') $(if $(FROM),--from '$(FROM)') $(ARGS)
 
 lock: env ## Renew requirements/*.txt from requirements/*.in
 	@$(BIN)/python -m scripts.lock $(ARGS)
