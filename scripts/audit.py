@@ -1,4 +1,4 @@
-"""Audit what is locked, committed and released. What is found is red, and so is an audit that could not look.
+"""Audit what is locked, committed and released; what could not be looked at is red.
 
 python -m scripts.audit packages                      requirements/*.txt, by pip-audit (requirements/audit.txt)
 python -m scripts.audit packages --unless-as HEAD^1   only where requirements/ differs from that commit's

@@ -1,4 +1,4 @@
-"""Two models side by side: on the same test rows where both can be asked again, else by their logged numbers.
+"""Two models side by side: on the same test rows where possible, else as logged.
 
 python -m scripts.compare 3f2a 9c41                       runs: ids, their beginnings, or names
 python -m scripts.compare --versions candidate champion   versions of the registry, by number or alias

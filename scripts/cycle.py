@@ -1,4 +1,4 @@
-"""Fresh data, the champion checked on it, a retraining where it fell, the champion's predictions, published: one window after the other.
+"""Window after window: check the champion, retrain where it fell, predict, publish.
 
 python -m scripts.cycle --to s3://bucket/predictions                       today's window (UTC)
 python -m scripts.cycle --to /srv/predictions --from new.csv --window 2026-01-31

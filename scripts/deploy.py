@@ -1,4 +1,4 @@
-"""Put a release into a Kubernetes environment, and let it be asked for its golden rows through the Service.
+"""Put a release into a Kubernetes environment, and ask it for its golden rows there.
 
 python -m scripts.deploy --environment staging --image ghcr.io/me/project/model-server@sha256:... --digest sha256:... --version 3
 

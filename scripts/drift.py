@@ -1,4 +1,4 @@
-"""Hold what is asked in production against what the champion was trained on: what moved, how far, and whether that is more than chance.
+"""Say whether what is asked in production has moved from what the champion learned.
 
 python -m scripts.drift --log /var/log/predictions                               all that was predicted
 python -m scripts.drift --log s3://bucket/predictions --last 7d --labels l.csv   the last week, with the labels that have arrived

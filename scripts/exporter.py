@@ -1,4 +1,4 @@
-"""Let Prometheus read what the service does not know: drift, performance, stored predictions, the model's age, the last retraining.
+"""Let Prometheus read drift, performance, stored predictions and the model's age.
 
 python -m scripts.exporter                                      http://127.0.0.1:9100/metrics
 python -m scripts.exporter --drift s3://bucket/drift.json --log s3://bucket/predictions --every 300

@@ -1,4 +1,4 @@
-"""Say what of this repository is lit on GitHub, what is not, and which variable, secret or setting lights it up.
+"""Say what of this repository is lit on GitHub, and what lights the rest.
 
 python -m scripts.features      a table, and the same in the job's summary
 

@@ -1,4 +1,6 @@
-"""Say whether the workflows that have a schedule still run: GitHub switches them off in forks, and after 60 days without a commit.
+"""Say whether the workflows that have a schedule still run.
+
+GitHub switches them off in forks, and after 60 days without a commit.
 
 python -m scripts.heartbeat     in a job with `actions: read`, GH_TOKEN and GITHUB_REPOSITORY
 

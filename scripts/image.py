@@ -1,4 +1,4 @@
-"""Build the image of the service from models/bundle, or that of training; push it, and say by which digest it is known.
+"""Build the image of the service, or that of training; push it, and say its digest.
 
 python -m scripts.image                               for this machine: pawl:<commit>
 python -m scripts.image --push ghcr.io/me/project --version 3              ghcr.io/me/project/model-server@sha256:...

@@ -1,4 +1,4 @@
-"""Keep what a release made, so that pull requests need not make it again: in the DVC remote, where there is one.
+"""Keep in the DVC remote what a release made: pull requests need not make it again.
 
 python -m scripts.keep
 

@@ -1,4 +1,4 @@
-"""Join labels that arrived late to what was predicted: a table to retrain on, and to judge the model by.
+"""Join labels that arrived late to what was predicted: to retrain on, to judge by.
 
 python -m scripts.labels --log s3://bucket/predictions --labels labels.csv                        writes data/labelled.parquet
 python -m scripts.labels --log s3://bucket/predictions --labels new.parquet --to s3://bucket/labelled.parquet

@@ -1,4 +1,4 @@
-"""What main was: one entry per commit on the branch `ledger`, written by a release, read by every report.
+"""What main was: one entry per commit on the branch `ledger`, read by every report.
 
 python -m scripts.ledger show
 python -m scripts.ledger record [--from FOLDER]     what `make report` and the run left here, or there

@@ -1,4 +1,6 @@
-"""Check what is not Python: workflows, shell, dependabot.yml, Dockerfiles, Kubernetes manifests. A check that finds nothing to check fails.
+"""Check workflows, shell, dependabot.yml, Dockerfiles and Kubernetes manifests.
+
+A check that finds nothing to check fails.
 
 python -m scripts.lint [workflows | shell | dependabot | dockerfiles | k8s]
 """

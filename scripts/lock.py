@@ -1,4 +1,6 @@
-"""Renew requirements/*.txt from requirements/*.in, and the lock of requirements/npm: universal, hashed, without the address of an index.
+"""Renew the locks in requirements/ from the .in files and package.json.
+
+They are universal, hashed, and without the address of an index.
 
 python -m scripts.lock             what the .in files ask for, versions kept where they still fit
 python -m scripts.lock --upgrade   the newest versions that fit

@@ -1,4 +1,4 @@
-"""List the versions of the registry: verdict, commit, aliases, when each was champion, its image, where it runs.
+"""List the registry's versions: verdict, aliases, when champion, where each runs.
 
 python -m scripts.models          [--json]
 

@@ -1,4 +1,4 @@
-"""Tell people: a chat, a mail, an address that takes JSON; and one GitHub issue for what somebody has to do.
+"""Tell people: a chat, a mail, an address that takes JSON; and one GitHub issue.
 
 python -m scripts.notify --event drift --title "Drift: age moved (KS 0.21)" --body reports/drift.md --link https://...
 python -m scripts.notify --event drift --resolved       closes the issue

@@ -1,4 +1,4 @@
-"""Predict a table: every row is answered as the service would answer it, or put aside with the reason why it would not be.
+"""Predict a table, each row as the service would, or put it aside with the reason.
 
 python -m scripts.predict --from new.csv --to predictions.parquet
 python -m scripts.predict --from 's3://bucket/day/*.parquet' --to predictions/ --model @champion --workers 4

@@ -1,4 +1,4 @@
-"""Say what this machine has, and stop before an hour is lost on one that has too little.
+"""Say what this machine has, and stop on one that has too little to train.
 
 python -m scripts.preflight                                 here
 python3 -m scripts.in_image scripts.preflight               in Dockerfile.train's environment

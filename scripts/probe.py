@@ -1,4 +1,6 @@
-"""Ask GitHub whether a feature is there that a plan or a fork can lack. What is not there is named, and is no failure.
+"""Ask GitHub whether a feature is there that a plan or a fork can lack.
+
+What is not there is named, and is no failure.
 
 python -m scripts.probe graph      dependency review of the pull request in GITHUB_EVENT_PATH
 python -m scripts.probe scanning   the repository's page of code scanning

@@ -1,4 +1,6 @@
-"""Propose the model that was just trained on fresh data: one pull request, kept up to date. scripts.retrain ends with it.
+"""Propose the model just trained on fresh data: one pull request, kept up to date.
+
+scripts.retrain ends with it.
 
 python -m scripts.propose                        after scripts.run and scripts.report
 python -m scripts.propose --file params.yaml     what else the proposal changes

@@ -1,4 +1,4 @@
-"""Fetch the outputs that dvc.lock and .dvc files name from the DVC remote; each is held to its name before it is taken.
+"""Fetch what dvc.lock and .dvc files name from the remote, each held to its name.
 
 python -m scripts.pull
 python -m scripts.pull --run-cache --if-set    before a pull request's pipeline: what earlier runs of this code made, too

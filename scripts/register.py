@@ -1,4 +1,4 @@
-"""Make the model in models/bundle a version of the registry: log its run, and let `candidate` name it.
+"""Make the model in models/bundle a version of the registry, the `candidate`.
 
 python -m scripts.register
 python -m scripts.register --image ghcr.io/me/model@sha256:...      once more, when its image is there

@@ -1,4 +1,4 @@
-"""Settle a merge conflict in dvc.lock: take the side that main has, then run what this commit says, from the cache where it can.
+"""Settle a merge conflict in dvc.lock: take main's side, then run what changed.
 
 python -m scripts.relock
 """

@@ -1,4 +1,4 @@
-"""Ask a candidate what was asked in production, and compare each answer with the one that was given: before anybody gets it.
+"""Ask a candidate what was asked in production, and compare the answers.
 
 python -m scripts.replay --log /var/log/predictions                         the bundle here, offline
 python -m scripts.replay --log s3://bucket/predictions --max-changed 0.02   a verdict: at most 2 % of the labels may change

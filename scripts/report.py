@@ -1,4 +1,4 @@
-"""Judge the model in models/bundle by gates.yaml, and compare it with main's and with the champion.
+"""Judge the model by gates.yaml, and compare it with main's and the champion.
 
 python -m scripts.report                     floors and ceilings alone
 python -m scripts.report --base origin/main  against the model of another commit: from the ledger, or trained here from its own files

@@ -1,4 +1,4 @@
-"""Train what a run names once more, from scratch, and say whether it comes out the same.
+"""Train what a run names once more, and say whether it comes out the same.
 
 python -m scripts.reproduce --run 3f2a          an id, the beginning of one, or a name
 python -m scripts.reproduce --version champion

@@ -1,4 +1,4 @@
-"""Look at fresh data. Where the champion is no longer good enough on it: tune, train, judge, and propose what comes out as one pull request.
+"""Look at fresh data; where the champion fell on it: tune, train, judge, propose.
 
 python -m scripts.retrain              on GitHub the pull request, elsewhere what to commit; where there is no checkout, a candidate of the registry
 python -m scripts.retrain --check      the question alone; exit code 1 where the champion is not good enough

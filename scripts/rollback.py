@@ -1,4 +1,4 @@
-"""Take an environment back to an earlier release: the pods, the alias `champion`, the ledger.
+"""Take an environment back to an earlier release: pods, alias `champion`, ledger.
 
 python -m scripts.rollback --environment production --reason "wrong for new customers"
 python -m scripts.rollback --environment production --reason "..." --dry-run          which release that would be

@@ -1,4 +1,4 @@
-"""Infer schema.yaml from the table that params.yaml names. Rules of columns that are in the file already stay as people left them.
+"""Infer schema.yaml from the table in params.yaml; rules that are there stay.
 
 python -m scripts.schema            adds new columns, removes those that are gone
 python -m scripts.schema --force    infers every column again

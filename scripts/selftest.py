@@ -1,4 +1,4 @@
-"""Show that the gate can say no: sabotage the sample's model in every way known to us, through the real pipeline and scripts.
+"""Show that the gate can say no: sabotage the sample's model in every known way.
 
 python -m scripts.selftest                  all, some minutes
 python -m scripts.selftest --only creep     the cases whose name holds this word

@@ -1,4 +1,4 @@
-"""Set up a repository on GitHub: environments, branch rules, labels, variables, what Actions may do.
+"""Set up GitHub: environments, branch rules, labels, variables, Actions' rights.
 
 python -m scripts.setup_github                                     the plan: what is there, what would be made
 python -m scripts.setup_github --apply --variable REGISTRY=ghcr.io --reviewer alice --reviewer bob

@@ -1,4 +1,4 @@
-"""Take the prediction log's complete segments from a folder to where they are kept, and remove them here once they are there.
+"""Move complete segments of the prediction log to where they are kept.
 
 python -m scripts.ship --from /var/log/predictions --to s3://bucket/predictions             once
 python -m scripts.ship --from /var/log/predictions --to s3://bucket/predictions --every 60  until SIGTERM, and once more then

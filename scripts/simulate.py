@@ -1,4 +1,4 @@
-"""A year in a few minutes: a model is served, logged, labelled and watched month by month; what it predicts drifts; it is retrained, merged, released.
+"""Play a year in minutes: serve, log, watch, drift, retrain, release, month by month.
 
 python -m scripts.simulate                              the sample, with drift from month 7 on
 python -m scripts.simulate --table data.parquet         a table of yours, whose mix shifts: rows above the median of its first number come more often

@@ -1,4 +1,4 @@
-"""Say what runs where: each environment's release, verdict and pods, the registry's champion, the ledger's last release, and where they disagree.
+"""Say what runs where, and where environments, registry and ledger disagree.
 
 python -m scripts.status          [--json]
 

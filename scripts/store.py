@@ -1,4 +1,4 @@
-"""Keep the embedded MLflow registry as an OCI artifact in a container registry: a registry without a server.
+"""Keep the embedded MLflow registry in a container registry: it needs no server.
 
 python -m scripts.store run  ghcr.io/me/model/registry -- make register      pull, do it, push; once more where another was first
 python -m scripts.store pull ghcr.io/me/model/registry                       mlflow.db and mlartifacts/, as they are kept now

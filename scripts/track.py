@@ -1,4 +1,4 @@
-"""Log the model in models/bundle as one MLflow run: what it was made of, how it came out, and the model itself.
+"""Log the model in models/bundle as one MLflow run: how it was made, how it did.
 
 python -m scripts.track
 NOTE="a wider search" python -m scripts.track        the run's description; without it the commit's subject

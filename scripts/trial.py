@@ -1,4 +1,4 @@
-"""One trial of scripts.tune. As a command: judge and log the model in the folder where the pipeline ran for it.
+"""One trial of scripts.tune: judge and log the model where the pipeline ran for it.
 
 python -m scripts.trial --name lgbm_nl_31 --parent <run> --identity '{"pawl.trial": "..."}'
 

@@ -1,4 +1,4 @@
-"""Try values of params.yaml, each in a run of its own; say which is best on the validation rows, and how sure that is.
+"""Try values of params.yaml; say which is best on validation rows, and how surely.
 
 python -m scripts.tune                          what the section `tune` of params.yaml says: a space by TPE, or every combination of a grid
 python -m scripts.tune --trials 40 --timeout 3600 --write       and write the best values into params.yaml

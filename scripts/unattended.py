@@ -1,4 +1,4 @@
-"""Train where nobody watches, on a cluster or in compose: pipeline, report, outputs to DVC's remote, a version of the registry.
+"""Train where nobody watches: pipeline, report, outputs to the remote, a version.
 
 python -m scripts.unattended
 DVC_REMOTE=s3://bucket/path python -m scripts.unattended         without it, outputs stay here

@@ -1,4 +1,4 @@
-"""Take a later version of the template into this repository: a fork, or a copy that shares no history with it.
+"""Take a later version of the template into this repository, a fork or a copy.
 
 python -m scripts.update                                       the newest, from the remote `upstream`
 python -m scripts.update --version v0.2.0 --from https://github.com/<owner>/<name>

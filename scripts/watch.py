@@ -1,4 +1,4 @@
-"""What drift.yml does every day: hold the week's predictions to what the champion was trained on; where they drifted, tell it and start a retraining.
+"""Hold the week's predictions to the champion's reference; on drift tell, retrain.
 
 PREDICTION_LOG=s3://bucket/predictions python -m scripts.watch
 PREDICTION_LOG=s3://bucket/predictions LABELS=s3://bucket/labels.parquet python -m scripts.watch --last 30d
