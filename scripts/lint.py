@@ -169,6 +169,7 @@ def tell(faults: list[str]) -> bool:
     return not faults
 
 
+@cli.told
 def main(argv: list[str] | None = None) -> int:
     """Run the checks, all of them even when one fails."""
     checks = {check.__name__: check for check in (workflows, shell, dependabot, dockerfiles, k8s)}

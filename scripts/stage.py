@@ -2,7 +2,7 @@
 
 python -m scripts.stage train
 
-Exit code: 0 done, 2 your input or configuration, 3 something outside did not answer.
+Exit code: 0 done, 2 your input or configuration, 3 something outside did not answer, 70 an error that nobody expected.
 """
 
 import importlib
@@ -60,7 +60,7 @@ def run(stage: str) -> int:
     except Exception as error:  # noqa: BLE001 - a stage's last words name the stage
         what = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         failed, bug = Problem(what, f"stage {stage}", "python -m scripts.run --debug shows where"), error
-    code = 1 if bug else failed.code if failed else 0
+    code = 70 if bug else failed.code if failed else 0
     if failed:
         print(failed, file=sys.stderr)
     if bug and os.environ.get("PAWL_DEBUG"):

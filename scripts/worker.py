@@ -59,7 +59,7 @@ def ask(job: str) -> int | None:
             answer = connection.recv(1)
         except ConnectionError:
             return None
-        return answer[0] if answer else 1
+        return answer[0] if answer else 70
 
 
 def serve(address: str) -> None:
@@ -102,7 +102,7 @@ def _child(job: str, descriptors: list[int], client: socket.socket, parent: int)
             hung_up = select.select([client], [], [], 0.02)[0] and not client.recv(1, socket.MSG_PEEK)
             if hung_up or os.getppid() != parent:
                 os.kill(pid, signal.SIGKILL)
-    code = 1
+    code = 70
     try:
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)

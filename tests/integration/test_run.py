@@ -285,6 +285,18 @@ def test_a_part_of_the_pipeline_can_be_run_first(fresh):
     assert not (fresh.path / "models").exists()
 
 
+def test_a_mistake_in_your_code_names_the_stage_and_is_no_verdict(fresh):
+    fresh.edit("src/task/data.py", "    return batch", "    return batch.columns[99]")
+
+    done = fresh.run("ingest", check=False)
+    told = fresh.run("ingest", "--debug", check=False)
+
+    assert (done.returncode, told.returncode) == (70, 70)
+    assert "  where: stage ingest\n  fix: python -m scripts.run --debug shows where\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 'src/task/data.py", line 11, in tidy' in told.stderr
+
+
 def test_a_stage_that_does_not_exist_is_one_clear_message(project):
     done = project.run("trian", check=False)
 

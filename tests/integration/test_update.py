@@ -77,6 +77,7 @@ def versions(tmp_path_factory, make_project) -> Path:
         up.edit(PARAMS, "  min_rows: 1000\n", "  min_rows: 1000\n  latest: 3\n")
         up.edit(CONFIG, "    min_rows: Count = 1000\n", "    min_rows: Count = 1000\n    latest: int = 3\n")
         up.edit(FLOW, "timeout-minutes: 15", "timeout-minutes: 16")
+        up.add(".github/workflows/security.yml", "# later\n")
         up.add("k8s/base/later.yaml", "# later\n")
         up.add("dvc.lock", "# of another run\n")
         up.release("0.2.0", "`validate.latest` is new.")
@@ -148,7 +149,7 @@ def test_a_fork_takes_two_versions_one_after_the_other_and_keeps_what_is_its_own
     assert "`validate.latest` is new." in out
     assert "The first." not in out
     assert f"scope `workflow`):\n  {FLOW}\n" in out
-    assert "though upstream changed it:\n  params.yaml\n" in out
+    assert "though upstream changed it:\n  .github/workflows/security.yml\n  params.yaml\n" in out
 
     code, out, err = take(fork, "--from", fork.git("remote", "get-url", "upstream"))
 
