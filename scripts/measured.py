@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from ruamel.yaml import YAML
 
 from pawl import answers, bundle, paths, profile, schema
 from pawl.answers import Answers
@@ -60,8 +61,10 @@ def stale() -> str | None:
     """Return a parameter or a file of the pipeline that is another than when the model was made."""
     if not paths.LOCKFILE.exists():
         return None
-    params = yaml.safe_load(paths.PARAMS.read_text())
-    for stage in (yaml.safe_load(paths.LOCKFILE.read_text()) or {}).get("stages", {}).values():
+    params, lock = (
+        YAML(typ="safe").load(path) for path in (paths.PARAMS, paths.LOCKFILE)
+    )  # as DVC: to PyYAML its yes is true
+    for stage in (lock or {}).get("stages", {}).values():
         for key, value in stage.get("params", {}).get(str(paths.PARAMS), {}).items():
             if functools.reduce(lambda found, part: (found or {}).get(part), key.split("."), params) != value:
                 return f"{key} in {paths.PARAMS}"

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from pawl.gate.rules import Gates
 from pawl.ledger import Entry, Ledger
 from pawl.report import Change, File
 from scripts import ledger as keeper
+from scripts import measured
 from scripts import report as script
 
 LOW = {
@@ -719,6 +721,14 @@ def test_a_model_made_before_a_change_is_not_told_as_that_of_the_change(report, 
     assert done.returncode == 2
     assert f"the model was trained before {named} changed" in done.stderr
     assert "run `make run`" in done.stderr
+
+
+def test_a_label_called_yes_is_no_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text('positive: "yes"\n')
+    Path("dvc.lock").write_text("stages: {train: {params: {params.yaml: {positive: yes}}}}\n")  # as DVC writes it
+
+    assert measured.stale() is None
 
 
 @pytest.mark.usefixtures("remembered")
