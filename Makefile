@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # PAWL_ENV=system: this Python has everything. IN=image: the pipeline runs in Dockerfile.train's environment.
-PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(BIN)/python)
+PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(if $(EXAMPLE),../../../)$(BIN)/python)
+# EXAMPLE=name: in that example's folder, with its code and its own registry.
+PY := $(if $(EXAMPLE),cd .pawl/examples/$(EXAMPLE) && PYTHONPATH=src MLFLOW_TRACKING_URI= )$(PY)
 $(if $(filter-out image,$(IN)),$(error IN=$(IN) is not known: IN=image, or nothing))
 RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
 BUNDLE := $(wildcard models/bundle/manifest.json)
@@ -17,15 +19,18 @@ export DVC_NO_ANALYTICS := 1
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=adult ADULT=folder: pipeline and gate]
-ifneq ($(EXAMPLE),)
-	@cd .pawl/examples/$(EXAMPLE) && PYTHONPATH=src $(if $(filter system,$(PAWL_ENV)),,../../../)$(PY) -m scripts.report
-else ifeq ($(filter-out --%,$(ARGS)),)
+run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=iris: of what lies in examples/iris]
+ifeq ($(filter-out --%,$(ARGS)),)
 	@$(PY) -m scripts.report
 	@$(PY) -m scripts.register
 	@$(PY) -m scripts.smoke
+ifneq ($(EXAMPLE),)
+	@$(PY) ../../../examples/rows.py
+	@echo "next: \`make serve EXAMPLE=$(EXAMPLE)\`, \`make ui EXAMPLE=$(EXAMPLE)\`"
+else
 	@echo "next: \`make serve\`, \`make ui\`; \`$(PY) -m scripts.promote\` makes it the champion"
 	@echo "      or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
+endif
 endif
 
 init: env ## Your table: params.yaml, schema.yaml and gates.yaml for it [DATA=customers.csv TARGET=churned YES=1]

@@ -2,7 +2,7 @@
 
 python -m scripts.run                          everything that changed
 python -m scripts.run --force                  everything
-python -m scripts.run --example adult          an example's params.yaml and schema.yaml, apart from your own outputs
+python -m scripts.run --example adult          what examples/adult has over this project's files, apart from your own outputs
 
 Exit code: 0 done, 2 your input or configuration, 3 something outside did not answer. After a failure data/, models/, reports/
 and dvc.lock are what they were before.
@@ -32,8 +32,7 @@ from pawl import config, paths, schema
 from pawl.pipeline import fingerprint
 from pawl.problem import Problem, Unreachable
 from pawl.yamlfile import refuse_name
-from scripts import cli, stage, worker
-from scripts.workspace import made
+from scripts import cli, stage, worker, workspace
 
 INTERRUPTED = 130
 WRITABLE = "check disk space and rights, then run again"
@@ -66,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not paths.PARAMS.exists():
             raise Problem("params.yaml does not exist", Path.cwd(), "run from the project's root")
         if args.example:
-            os.chdir(workspace(args.example))
+            workspace.enter(args.example, "scripts.run", sys.argv[1:] if argv is None else argv)
         with only_run():
             return run(args)
     except OSError as error:
@@ -248,15 +247,6 @@ def only_run(lock: str = "lock") -> Iterator[None]:
         yield
 
 
-def workspace(example: str) -> Path:
-    """Return a folder where an example runs: this project's code with the example's configuration and outputs of its own."""
-    given = Path("examples") / example
-    if not (given / "params.yaml").exists():
-        known = [path.parent.name for path in Path("examples").glob("*/params.yaml")]
-        refuse_name(f"--example {example}", example, known, where="examples/")
-    return made((Path(".pawl/examples") / example).absolute(), given)
-
-
 def summary(task: str, ran: list[str], cached: list[str], seconds: float, *, whole: bool) -> str:
     """Return the one screen that ends a run."""
     where = f"  (in .pawl/examples/{Path.cwd().name})" if Path.cwd().parent.name == "examples" else ""
@@ -287,6 +277,10 @@ def _measured(task: str) -> list[str]:
         lines.append(f"  {metric:<12} {_number(value['value']):>8}  {interval:<18}" + others)
     counts = ", ".join(f"{split} {entry['rows']:,}" for split, entry in splits["splits"].items())
     lines += ["", f"  rows         {counts}"]
+    if folds := report.get("cv"):
+        mean, spread = (folds[f"cv_{HEADLINE[task][0]}_{each}"] for each in ("mean", "std"))
+        said = f"{HEADLINE[task][0]} {_number(mean['value'])}, standard deviation {_number(spread['value'])}"
+        lines.append(f"  {mean['n']} folds      {said}")
     lines += [
         f"  served by    the pipeline: {why}"
         if (why := manifest["not_compiled"])

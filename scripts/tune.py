@@ -102,9 +102,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     args = parser.parse_args(argv)
     if min(args.workers, args.trials or 1) < 1:
         parser.error("--workers and --trials take a number from 1")
-    mine = Path("examples", args.example or "", "params.yaml").absolute() if args.example else paths.PARAMS.absolute()
     if args.example:
-        os.chdir(run.workspace(args.example))
+        workspace.enter(args.example, "scripts.tune", sys.argv[1:] if argv is None else argv)
+    mine = Path("../../../examples", args.example, "params.yaml").resolve() if args.example else paths.PARAMS.absolute()
     params = config.load(paths.PARAMS)
     if params.tune is None:
         fix = "add for example  tune: {metric: roc_auc, grid: {train.params.num_leaves: [15, 31]}}"

@@ -5,25 +5,60 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pawl.problem import Problem
+from pawl.yamlfile import read_yaml, refuse_name
 
 OUTSIDE = ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "PAWL_WORKER")  # of the job and the run that start it
 
 
 def made(folder: Path, given: Path) -> Path:
-    """Return the folder with this project's code in it, and the configuration in `given`."""
+    """Return the folder with this project's code in it, and over it what `given` has: configuration, name, src."""
     for name in re.findall(r"\$\{?(\w+)", (given / "params.yaml").read_text()):
         if os.environ.get(name) and Path(os.environ[name]).exists():
             # A path relative to here is another one there; the name of a bucket is none.
             os.environ[name] = str(Path(os.environ[name]).absolute())
     for name in ("src", "scripts", "requirements"):
         shutil.copytree(name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (Path("dvc.yaml"), Path(".dvcignore"), Path("pyproject.toml"), *given.glob("*.yaml")):
+    for path in (
+        Path("dvc.yaml"),
+        Path(".dvcignore"),
+        Path("pyproject.toml"),
+        *given.glob("*.yaml"),
+        *given.glob("*.toml"),
+    ):
         shutil.copy2(path, folder / path.name)
+    if (given / "src").exists():
+        shutil.copytree(given / "src", folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dvc").mkdir(exist_ok=True)
     shutil.copy2(".dvc/config", folder / ".dvc/config")
     return folder
+
+
+def enter(example: str, module: str, words: Sequence[str]) -> None:
+    """Go on as `python -m module` in .pawl/examples/<example>, on the example's own code; return where that is done already.
+
+    Its generate.py makes the table that params.yaml names, where it is not there or older than that.
+    """
+    folder, given = Path(".pawl/examples", example).absolute(), Path("examples", example)
+    if Path.cwd().parts[-3:] == folder.parts[-3:]:
+        return
+    if not (given / "params.yaml").exists():
+        known = [path.parent.name for path in Path("examples").glob("*/params.yaml")]
+        refuse_name(f"--example {example}", example, known, where="examples/")
+    made(folder, given)
+    source, generate = read_yaml(given / "params.yaml")[0]["ingest"]["source"], given / "generate.py"
+    files = [folder / name for name in tables(source) if "$" not in name]
+    old = [file for file in files if not file.exists() or file.stat().st_mtime < generate.stat().st_mtime]
+    if old and subprocess.run([sys.executable, generate, folder], check=False).returncode:
+        raise Problem("the example's table could not be made", generate, "see its message above")
+    sys.stdout.flush()
+    os.chdir(folder)
+    environ = {**os.environ, "PYTHONPATH": str(folder / "src"), "PAWL_ENV": "system"}
+    os.execve(sys.executable, [sys.executable, "-m", module, *words], environ)  # noqa: S606 - our own interpreter, no shell
 
 
 def share(folder: Path, ingest: dict[str, Any], *, cache: bool = True) -> None:

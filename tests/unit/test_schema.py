@@ -254,10 +254,11 @@ def test_a_file_that_is_not_there_is_a_problem_that_says_how_to_make_it():
 def test_what_is_shipped_is_right_and_cannot_be_changed(path):
     shipped = schema.load(path)
 
-    assert shipped.columns["income"].values == ("<=50K", ">50K")
+    *_, target = shipped.columns.values()
+    assert target.dtype in {"category", "number"}
     assert isinstance(shipped, Section)
     with pytest.raises(AttributeError):
-        shipped.columns["income"].dtype = "text"
+        target.dtype = "text"
 
 
 def test_numbers_written_as_values_are_texts():
