@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--url", required=True, help="of the service, for example http://127.0.0.1:8000")
     parser.add_argument("--wait", type=float, default=60, help="seconds in which it must be ready")
     parser.add_argument("--watch", type=float, default=0, help="seconds in which every answer must be right")
-    parser.add_argument("--slowest", type=float, default=1000, help="milliseconds within which 99 % of them must come")
+    parser.add_argument("--slowest", type=float, default=1000, help="milliseconds within which 99 %% of them must come")
     args = parser.parse_args(argv)
     try:
         manifest, files = bundle.read(Path(environ.get("PAWL_BUNDLE", "models/bundle")))
