@@ -80,7 +80,7 @@ e2e: env ## The tests that need servers, or are long: see tests/README.md
 gate-selftest: env ## The gate against every sabotage known to us [ARGS="--only creep"]
 	@$(PY) -m scripts.selftest $(ARGS)
 
-lint: env ## Style, types, layers; workflows, Dockerfiles, manifests
+lint: env ## Style, types, layers; workflows, Dockerfiles, manifests, Markdown
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

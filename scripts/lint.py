@@ -1,8 +1,8 @@
-"""Check workflows, shell, dependabot.yml, Dockerfiles and Kubernetes manifests.
+"""Check workflows, shell, dependabot.yml, Dockerfiles, Kubernetes manifests and Markdown.
 
 A check that finds nothing to check fails.
 
-python -m scripts.lint [workflows | shell | dependabot | dockerfiles | k8s]
+python -m scripts.lint [workflows | shell | dependabot | dockerfiles | k8s | markdown]
 """
 
 import hashlib
@@ -23,6 +23,11 @@ from scripts import cli
 BIN = Path(sys.executable).parent
 FLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
 NPM, INSTALLED = Path("requirements/npm"), Path(".pawl/npm")
+PAGES = (
+    "*.md",
+    ".github/**/*.md",
+    *(f"{folder}/**/*.md" for folder in ("docs", "src", "tests", "examples", "benchmarks", "k8s")),
+)
 KUBERNETES = ("1.32", "1.34", "1.37")  # the oldest that k8s/ is meant for, the one that the tests run, the newest
 GIVEN = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 COMPONENT = "resources: [../../../../k8s/base]\ncomponents: [../../../../{}]\n"
@@ -155,6 +160,12 @@ def render(folder: str) -> str:
     return str(path)
 
 
+def markdown() -> bool:
+    """Check with rumdl, which also looks whether what a link names in the project is there."""
+    rumdl = [str(BIN / "rumdl"), "check", "--config", "pyproject.toml", "--no-cache", "--quiet", "--color=never"]
+    return subprocess.call([*rumdl, *files(*PAGES)], env={}) == 0
+
+
 def files(*patterns: str) -> list[str]:
     """Return the files that match; none at all is a Problem."""
     found = sorted(str(path) for one in patterns for path in Path().glob(one) if path.suffix != ".dockerignore")
@@ -172,7 +183,7 @@ def tell(faults: list[str]) -> bool:
 @cli.told
 def main(argv: list[str] | None = None) -> int:
     """Run the checks, all of them even when one fails."""
-    checks = {check.__name__: check for check in (workflows, shell, dependabot, dockerfiles, k8s)}
+    checks = {check.__name__: check for check in (workflows, shell, dependabot, dockerfiles, k8s, markdown)}
     parser = cli.parser("lint", __doc__)
     parser.add_argument("check", nargs="?", choices=checks)
     only = parser.parse_args(argv).check

@@ -97,6 +97,15 @@ metadata:
 spec:
   minAvailable: 1
 """
+PAGE = """\
+# A page
+
+[One](#one), [the stages](../dvc.yaml), [what is fixed where](../.github/SECURITY.md#reporting).
+
+## One
+
+Two.
+"""
 BUNDLE = """\
 apiVersion: certificates.k8s.io/v1alpha1
 kind: ClusterTrustBundle
@@ -113,9 +122,10 @@ GOOD = {
     "k8s/overlays/sample/sample.yaml": MANIFEST,
     ".github/dependabot.yml": UPDATES,
     ".ci/run": SCRIPT,
+    "docs/sample.md": PAGE,
 }
-WORKFLOW, COMPOSITE, DOCKERFILE, _, RESOURCE, DEPENDABOT, RUN = GOOD
-CHECK = {WORKFLOW: "workflows", COMPOSITE: "workflows", DOCKERFILE: "dockerfiles", RESOURCE: "k8s", DEPENDABOT: "dependabot"}  # fmt: skip
+WORKFLOW, COMPOSITE, DOCKERFILE, _, RESOURCE, DEPENDABOT, RUN, MARKDOWN = GOOD
+CHECK = {WORKFLOW: "workflows", COMPOSITE: "workflows", DOCKERFILE: "dockerfiles", RESOURCE: "k8s", DEPENDABOT: "dependabot", MARKDOWN: "markdown"}  # fmt: skip
 KUBECTL = {
     "CI": "true" if shutil.which("kubectl") else ""
 }  # where there is none, a laptop's check is what can be tested
@@ -151,6 +161,12 @@ SPOILED = {
     "a field that the oldest Kubernetes lacks": (RESOURCE, "  containers", "  hostnameOverride: x\n  containers", ["'hostnameOverride' was unexpected"]),
     "an API that was removed": (RESOURCE, "policy/v1", "policy/v1beta1", ["WARN", "api version policy/v1beta1"]),
     "an API that the newest Kubernetes lacks": (RESOURCE, MANIFEST.partition("---\n")[2], BUNDLE, ["api version certificates.k8s.io/v1alpha1 for kubernetes version 1.37"]),
+    "a link to what is not there": (MARKDOWN, "../dvc.yaml", "../dvc.yml", ["sample.md:3", "MD057", "'../dvc.yml' does not exist"]),
+    "a link to a heading that is not there": (MARKDOWN, "](#one)", "](#two)", ["sample.md:3", "MD051", "'#two' does not exist"]),
+    "a link to a heading that another page has not": (MARKDOWN, "md#reporting", "md#report", ["sample.md:3", "MD051"]),
+    "a heading below no other": (MARKDOWN, "## One", "#### One", ["sample.md:5", "MD001"]),
+    "a table of uneven rows": (MARKDOWN, "Two.", "| a | b |\n|---|---|\n| c |", ["sample.md:9", "MD056"]),
+    "a picture without words": (MARKDOWN, "Two.", "![](../.github/loop.png)", ["sample.md:7", "MD045"]),
     "an empty manifest": (RESOURCE, MANIFEST, "---\n", ["sample.yaml holds no manifest"]),
 }  # fmt: skip
 
@@ -172,6 +188,9 @@ def tree(untouched):
     for name, content in GOOD.items():
         (untouched.path / name).parent.mkdir(parents=True, exist_ok=True)
         (untouched.path / name).write_text(content)
+    for page in (ROOT / "tests").rglob("*.md"):  # which other pages name
+        (untouched.path / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(page, untouched.path / page.relative_to(ROOT))
     if (ROOT / ".pawl/npm").exists():  # `make lint` was run: nothing to download
         shutil.copytree(ROOT / ".pawl/npm", untouched.path / ".pawl/npm")
     return untouched
@@ -198,9 +217,9 @@ def test_what_is_in_order_is_green(tree):
     code, output = lint(tree)
 
     assert code == 0, output
-    assert [f"{check}: passed" in output for check in ("workflows", "shell", "dependabot", "dockerfiles", "k8s")] == [
-        True
-    ] * 5
+    assert [
+        f"{check}: passed" in output for check in ("workflows", "shell", "dependabot", "dockerfiles", "k8s", "markdown")
+    ] == [True] * 6
 
 
 @pytest.mark.parametrize("case", SPOILED)
@@ -239,7 +258,7 @@ def test_an_expression_is_a_word_of_which_nothing_is_known(tree):
 
 
 @pytest.mark.parametrize(
-    ("check", "gone"), [("workflows", ".github"), ("shell", ".github"), ("shell", ".ci"), ("dependabot", ".github/dependabot.yml"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays")]
+    ("check", "gone"), [("workflows", ".github"), ("shell", ".github"), ("shell", ".ci"), ("dependabot", ".github/dependabot.yml"), ("dockerfiles", "Dockerfile*"), ("k8s", "k8s/**/kustomization.yaml"), ("k8s", "k8s/overlays"), ("markdown", "**/*.md")]
 )  # fmt: skip
 def test_a_check_of_nothing_is_red(check, gone, tree, tmp_path):
     kept = [(path, tmp_path / str(number)) for number, path in enumerate(tree.path.glob(gone))]
