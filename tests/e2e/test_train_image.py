@@ -12,7 +12,9 @@ import pytest
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 IMAGE = "pawl-e2e-train"
-BUILD, RUN = re.findall(r"^docker (?:build|run) .*train.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+BUILD, RUN = re.findall(
+    r"^docker (?:build|run) .*train.*$", (ROOT / "docs/platform-engineer.md").read_text(), re.MULTILINE
+)
 USER = f"{os.getuid() or 4321}:{os.getgid() or 4321}"  # whom the image does not know, and not root
 HARD = ("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", f"--user={USER}")
 DRIVER = f"""FROM {IMAGE}

@@ -162,9 +162,9 @@ def test_requests_are_what_was_measured(base):
     assert f"is {share * core:,.0f} rows/s" in said
     assert f"{full:,.0f}, a pod is added: 2 pods carry {2 * full:,.0f} rows/s, 20 carry {20 * full:,.0f}" in said
     assert number(resources["requests"]["memory"]) >= 2 * memory * 2**20
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"A core answers {core:,.0f} rows/s, so a pod's quarter of a core {share * core:,.0f}" in readme
-    assert f"2 pods carry {2 * full:,.0f} rows/s, 20 carry {20 * full:,.0f}" in readme
+    page = " ".join((ROOT / "docs/platform-engineer.md").read_text().split())
+    assert f"A core answers {core:,.0f} rows/s, so a pod's quarter of a core {share * core:,.0f}" in page
+    assert f"2 pods carry {2 * full:,.0f} rows/s, 20 carry {20 * full:,.0f}" in page
 
 
 def test_a_rollout_takes_no_pod_away_before_another_is_ready(rendered):
