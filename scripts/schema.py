@@ -20,7 +20,7 @@ from pawl.problem import Problem
 from scripts import cli
 
 MOST_VALUES = 200  # more distinct values than this make a text, not a category
-HEAD = "# What the data must look like: `make schema` inferred it, people edit it. README, Configuration, lists the rules.\n"
+HEAD = "# What the data must look like: `make schema` inferred it, people edit it. docs/configuration.md lists the rules.\n"
 MISSING_STEPS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 TYPES = {kind: schema.arrow_types({kind: kind})[kind] for kind in ("integer", "number", "boolean", "datetime")}
 OF_FILE = {"boolean": pa.types.is_boolean, "datetime": pa.types.is_temporal}  # types that a file gave already

@@ -64,7 +64,7 @@ def brought() -> None:
         raise Problem(
             what,
             paths.LOCKFILE,
-            "a DVC remote (README, On GitHub) keeps it; or `make run`, where nothing changed since",
+            "a DVC remote (docs/platform-engineer.md) keeps it; or `make run`, where nothing changed since",
         )
 
 

@@ -268,7 +268,7 @@ def typed(kind: Any, values: Any, lines: Mapping[Key, int], path: Path, at: Key 
         allowed = _allowed(kind, inner)
         quoted = "put it in quotes" if of_key or "`date" in message else ""
         fix = quoted or (_number(given) if "number" in allowed else "") or allowed
-        anyway = "correct the value; README, Configuration, lists what each key takes"
+        anyway = "correct the value; docs/configuration.md lists what each key takes"
         raise Problem(what, f"{path}:{line_of(lines, key)}", fix or anyway) from error
 
 
