@@ -7,8 +7,11 @@ The sample of tests/sample, whose main does without hours_per_week, so that a ch
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,8 @@ def measure() -> Mapping[str, Any]:
         }
         print(f"{name:<34} {one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}) {rule['verdict']}: {rule['reason']} | {seen.verdict}", flush=True)  # fmt: skip
         bench.again()
-    return found
+    found["versions"] = {name: version(name) for name in ("lightgbm", "scikit-learn")}
+    return found | {"machine": {"cores": os.cpu_count()}, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def main() -> None:
