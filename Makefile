@@ -90,6 +90,7 @@ lint: env ## Style, types, layers; workflows, Dockerfiles, manifests, Markdown
 format: env ## Write the style
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
+	@$(BIN)/rumdl fmt --config pyproject.toml --no-cache --silent .
 
 schema: env ## Infer schema.yaml from the table in params.yaml
 	@$(BIN)/python -m scripts.schema $(ARGS)
