@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pawl import paths  # noqa: E402 - the project's root comes first
-from pawl.report import draw  # noqa: E402
+from pawl.parts import Value  # noqa: E402 - same
+from pawl.report import draw, text  # noqa: E402
 from scripts import selftest  # noqa: E402
 
 RESULTS, PICTURE = ROOT / "benchmarks/results/verdicts.json", ROOT / ".github/gate.svg"
@@ -56,7 +57,7 @@ def drawn(found: Mapping[str, Any]) -> str:
     for place, (name, each) in enumerate(found["changes"].items()):
         y, (symbol, colour, why) = TOP + place * STEP, SHOWN[each["verdict"]]
         why = "no loss" if each["verdict"] == "pass" and each["difference"] >= 0 else why
-        change = draw.number(each["difference"], each["low"], each["high"], sign=True)
+        change = text.signed(each["difference"], Value(each["difference"], each["low"], each["high"], 0))
         parts += [
             draw.text(LEFT, y, name),
             draw.text(WIDTH - LEFT, y, f"{change} {symbol} {each['verdict']}", "verdict end"),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 GROUPS = {
-    "build": "environment preflight schema run stage in_image tune trial pull keep relock unattended",
+    "build": "environment preflight init schema run stage in_image tune trial pull keep relock unattended",
     "judge": "report gate selftest compare reproduce replay comment coverage",
     "registry": "track import_runs register models promote store ui",
     "release": "image smoke verify access deploy rollback ledger status",

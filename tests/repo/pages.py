@@ -45,7 +45,7 @@ def broken(text):
     for said in code(text):
         for target, given in re.findall(r"\bmake ([a-z][a-z0-9-]*)((?: [A-Z]+=(?:\"[^\"]*\"|<[^>]*>|\S*))*)", said):
             found += [] if target in TARGETS else [f"make {target}"]
-            found += [f"make {target} {name}=" for name in re.findall(r" ([A-Z]+)=", given) if not re.search(rf"\$\({name}\b|\({name}\)|^export {name}$|\$\({name}:", MAKEFILE, re.MULTILINE)]  # fmt: skip
+            found += [f"make {target} {name}=" for name in re.findall(r" ([A-Z]+)=", given) if not re.search(rf"\$\({name}\b|\({name}\)|^export {name}$|\$\({name}:|\$\${name}\b", MAKEFILE, re.MULTILINE)]  # fmt: skip
         for module, words in re.findall(r"-m ((?:scripts|pawl)\.[\w.]*\w)([^|;#&]*)", said):
             options = help_of(module)
             found += [module] if options is None else [f"{module} {each}" for each in re.findall(r"(?<!\S)--[\w-]+", words) if each not in re.findall(r"--[\w-]+", options)]  # fmt: skip
