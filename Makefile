@@ -28,7 +28,8 @@ ifneq ($(EXAMPLE),)
 	@$(PY) ../../../examples/rows.py
 	@echo "next: \`make serve EXAMPLE=$(EXAMPLE)\`, \`make ui EXAMPLE=$(EXAMPLE)\`"
 else
-	@echo "next: \`make serve\`, \`make ui\`; \`$(PY) -m scripts.promote\` makes it the champion"
+	@grep -q '"allowed": true' reports/report.json && echo "next: \`make serve\`, \`make ui\`; \`$(PY) -m scripts.promote\` makes it the champion" \
+		|| echo "next: look at reports/report.html: the gates say no, and no version was made; or \`make serve\` it here all the same"
 	@echo "      or change a value in params.yaml, \`make run\`, \`make report BASE=HEAD\`"
 endif
 endif

@@ -440,7 +440,7 @@ def write_history(url: str, entries: Sequence[Report]) -> None:
 def picture(entries: Sequence[Report], limits: config.Drift) -> str:
     """Return the history as SVG: the largest change of each window."""
     from pawl.report import draw
-    from pawl.report.html import CSS
+    from pawl.report.html import svg
 
     points = [(number, max([test.effect for test in (*each.columns, each.prediction) if test], default=0.0), each) for number, each in enumerate(entries, 1)]  # fmt: skip
     top = max([limits.effect * 1.5, *(effect for _, effect, _ in points)])
@@ -453,7 +453,7 @@ def picture(entries: Sequence[Report], limits: config.Drift) -> str:
     title = f"Drift in {alarms} of {len(entries)} windows"
     parts.append(draw.text(frame.right, frame.at(0, limits.effect)[1] - 5, "drift from here on", "axis end"))
     parts.append(draw.text(frame.left, 240 + 30, title + (": larger dots" if alarms else ""), "axis"))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 280"><style><![CDATA[{CSS}]]></style><title>{draw.esc(title)}</title>{"".join(parts)}</svg>\n'
+    return svg(title, "".join(parts), 280)
 
 
 def page(report: Report, samples: tuple[Any, Any], path: Path) -> None:

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     github.summary(environ, text.markdown(found, gates))
     width, color = min(100, shutil.get_terminal_size((100, 24)).columns), sys.stdout.isatty()
     print(text.terminal(found, gates, width, color=color and "NO_COLOR" not in environ))
+    print(f"\nreport: {paths.REPORT.with_suffix('.html')}, with plots, slices and what changed")
     return 1 if args.exit_code and not found.allowed else 0
 
 

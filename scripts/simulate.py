@@ -26,8 +26,7 @@ import yaml
 
 from pawl import bundle, paths, sample, tracking
 from pawl.problem import Problem
-from pawl.report import draw
-from pawl.report.html import CSS
+from pawl.report import draw, html
 from scripts import cli, propose, workspace
 
 HOME = paths.STATE / "simulate"
@@ -301,7 +300,7 @@ def picture(found: Mapping[str, Any]) -> str:
         if each["retrained"]:
             x, y = frame.at(each["month"] - 0.6, each["served"])
             parts.append(draw.text(x, y - 6, "retrained, released", "axis end"))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {draw.WIDTH} 270"><style><![CDATA[{CSS}]]></style><title>{draw.esc(found["headline"])}</title>{"".join(parts)}</svg>\n'
+    return html.svg(found["headline"], "".join(parts), 270)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,8 @@ def test_every_kind_says_what_it_has_to(kind):
 def test_what_is_not_there_has_no_place():
     text = page(report(), GATES)
     assert "Nothing that the model is made of differs" in text
+    assert "Champion" not in page(report(champion_why=""), GATES)
+    assert "Models stand" not in page(report(curves={"calibration": {"candidate": BINS}}), GATES)
     assert not re.search("<h2>Slices|>champion</th>", text)
     empty = report(comparisons=(), importances=(("age", float("nan")),), curves={"roc": {"candidate": ()}})
     assert "<h2>Plots" not in page(empty, GATES)

@@ -249,11 +249,14 @@ def test_a_row_says_champion_baseline_candidate_interval_difference_and_gate():
         ("=", "recall ↑ sex=f (n = 600)", "0.800", "0.800", "0.800", "0.780 to 0.820", "0", "≥ 0.6, worse by ≤ 0.03"),
         ("=", "recall ↑ sex=m (n = 600)", "0.800", "0.800", "0.800", "0.780 to 0.820", "0", "≥ 0.6, worse by ≤ 0.03"),
     ]  # fmt: skip
-    assert "| ⬆ | roc_auc ↑ | 0.800 | 0.900 | **0.920** | 0.910 to 0.930 | +0.0200<br>(+0.0150 to +0.0250) |" in whole(
-        found
+    assert (
+        "| ⬆ | roc_auc ↑ | 0.800 | 0.900 | **0.920**<br>(0.910 to 0.930) | +0.0200<br>(+0.0150 to +0.0250) |"
+        in whole(found)
     )
     assert "50\u00a0kB | 50\u00a0kB | **50\u00a0kB** |" in text.markdown(found, GATES)
-    assert "0.910\u00a0to\u00a00.930 | +0.0200<br>(+0.0150\u00a0to\u00a0+0.0250) |" in text.markdown(found, GATES)
+    assert "**0.920**<br>(0.910\u00a0to\u00a00.930) | +0.0200<br>(+0.0150\u00a0to\u00a0+0.0250) |" in text.markdown(
+        found, GATES
+    )
 
 
 def test_what_was_not_measured_or_cannot_be_compared_is_a_row_that_says_so():
@@ -263,7 +266,7 @@ def test_what_was_not_measured_or_cannot_be_compared_is_a_row_that_says_so():
     assert "no baseline: no pipeline" in text.markdown(made(state="first", why="no pipeline"), GATES)
     assert "What changed" not in text.markdown(made(state="first"), GATES)
     blank = made(state="first", gates=Gates(1, {"f1 macro": Rule("higher", floor=0.1)}), measured=Facts({"f1 macro": near(0.9)}))  # fmt: skip
-    assert "| ✅ | f1 macro ↓ | – | **0.900** |" in whole(blank, SKIPPED)
+    assert "| ✅ | f1 macro ↓ | – | **0.900**<br>(0.890 to 0.910) |" in whole(blank, SKIPPED)
 
 
 def test_slices_are_in_front_where_they_matter_alone():

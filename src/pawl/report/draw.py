@@ -30,10 +30,15 @@ def number(value: float | None, low: float | None = None, high: float | None = N
     return f"{'−' * (value < 0)}{found}"
 
 
+def plain(said: str) -> str:
+    """Return text on one line, without what cannot be printed."""
+    return "".join(" " if each.isspace() else each for each in said if each.isprintable() or each.isspace()).strip()
+
+
 def esc(said: object, most: int = 600) -> str:
     """Return text that nobody has checked as inert HTML. Control characters, and those that turn the direction, are gone."""
-    plain = "".join(" " if each.isspace() else each for each in str(said) if each.isprintable() or each.isspace())
-    return html.escape(plain if len(plain) <= most else plain[: most - 1] + "…")
+    line = plain(str(said))
+    return html.escape(line if len(line) <= most else line[: most - 1] + "…")
 
 
 def folded(title: str, content: str) -> str:

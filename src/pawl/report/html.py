@@ -43,22 +43,25 @@ def page(report: Report, gates: Gates) -> str:
 
 def pictures(report: Report, gates: Gates) -> dict[str, str]:
     """Return {name: SVG file} of the page's plots."""
-    top = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH}'
-    return {
-        name: f'{top} {each.height:.0f}"><style><![CDATA[{CSS}]]></style><title>{esc(each.title)}</title>{each.drawing}</svg>\n'
-        for name, each in plots(report, gates).items()
-    }
+    return {name: svg(each.title, each.drawing, each.height) for name, each in plots(report, gates).items()}
+
+
+def svg(title: str, drawing: str, height: float) -> str:
+    """Return a picture as a file of its own."""
+    top = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}"><style><![CDATA[{CSS}]]></style>'
+    return f"{top}<title>{esc(title)}</title>{drawing}</svg>\n"
 
 
 def _identity(report: Report) -> str:
-    why, no_champion = (_text(each or "it is not said why") for each in (report.why, report.champion_why))
-    none = f"{'lost' if report.state == 'lost' else 'none'}: {why}"
+    why = _text(report.why or "it is not said why")
+    none = why if report.why.startswith("none ") else f"{'lost' if report.state == 'lost' else 'none'}: {why}"
+    champion = described(report.champion) if report.champion else f"none: {report.champion_why}"
     return _list(
         [
             ("Candidate", f"{esc(short(report.candidate.commit))}, {tested(report):,} test rows"),
             ("Baseline", _text(described(report.baseline)) if report.baseline else none),
             *([("", f"cannot be compared: {why}")] if report.why and report.baseline else []),
-            ("Champion", _text(described(report.champion)) if report.champion else f"none: {no_champion}"),
+            *([("Champion", _text(champion))] if report.champion or report.champion_why else []),
             ("Served by", _text(report.candidate.served_by)),
             ("Gate", f"{_word(report.verdict)}: this model may {'' if report.allowed else 'not '}ship"),
         ]
@@ -119,14 +122,14 @@ def _slices(report: Report) -> str:
 def _changes(report: Report) -> str:
     changes = report.changes
     if report.baseline is None:
-        return "<p>There is no baseline to differ from.</p>"
+        return "<p>There is no baseline to differ from: <code>make report BASE=origin/main</code> names one.</p>"
     parts = [
         _changed("Parameters", "parameter", changes.params),
         _data(changes.data) if changes.data else "",
         _changed("Schema", "key", changes.schema),
         _changed("Gates, from the next change on", "key", changes.gates),
         _changed("Dependencies", "package", changes.dependencies),
-        _long("Code", ["file", "lines added", "lines removed"], [[_code(each.path), _count(each.added), _count(each.removed)] for each in changes.code]),
+        _long("Code", ["file", "lines added", "lines removed"], [[_code(each.path), *(NONE if n is None else f"{n:,}" for n in (each.added, each.removed))] for each in changes.code]),
     ]  # fmt: skip
     found = "".join(f"<div>{part}</div>" for part in parts if part)
     return f'<div class="changes">{found}</div>' if found else "<p>Nothing that the model is made of differs.</p>"
@@ -135,10 +138,6 @@ def _changes(report: Report) -> str:
 def _changed(title: str, what: str, changes: Sequence[Change]) -> str:
     rows = [[_code(each.key), _code(each.before), _code(each.after)] for each in changes]
     return _long(title, [what, "baseline", "candidate"], rows)
-
-
-def _count(lines: int | None) -> str:
-    return NONE if lines is None else f"{lines:,}"
 
 
 def _data(data: Data) -> str:

@@ -132,7 +132,8 @@ def calibration(series: Series) -> Plot | None:
     inside = sum(low <= score <= high for score, _, low, high, _ in mine)
     note = f"The 95 % interval holds the diagonal in {inside} of {len(mine)} bins of the candidate. " if mine else ""
     head = ["model", "predicted", "came true", "low", "high", "n"]
-    return _lines(calibrated(mine), [*parts, _names(found, frame)], f"{note}Models stand a little apart.", head, found)
+    note += "Models stand a little apart." if len(found) > 1 else ""
+    return _lines(calibrated(mine), [*parts, _names(found, frame)], note, head, found)
 
 
 def calibrated(bins: Sequence[Sequence[float]]) -> str:

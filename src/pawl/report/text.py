@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
+from typing import Literal
 
 from pawl.gate import statistics
 from pawl.gate.rules import SIZE, Gates, Rule, named
@@ -13,7 +14,7 @@ from pawl.gate.verdict import GOOD, Against, Comparison, Facts, Judged, Verdict
 from pawl.parts import Value
 from pawl.profile import Shift
 from pawl.report import Other, Report, draw
-from pawl.report.draw import NONE
+from pawl.report.draw import NONE, plain
 
 # Where GitHub, after Markdown is done, makes a mention, a reference or a link; a space of no width parts it.
 ALIVE = re.compile(r"(?<=[@#$])|(?<=:)(?=//)|(?<=www)(?=\.)|(?<=\bgh)(?=-\d)", re.IGNORECASE)
@@ -31,7 +32,7 @@ Cells = tuple[str, str, str, str, str, str, str, str, Judged]
 
 def headline(report: Report, gates: Gates) -> str:
     """Return the sentence that says the verdict and its reason, and needs no other line."""
-    return _plain(_headline(report, gates))
+    return plain(_headline(report, gates))
 
 
 def _headline(report: Report, gates: Gates) -> str:
@@ -76,12 +77,12 @@ def called(report: Report) -> str:
 
 
 def _why(report: Report, judged: Judged) -> str:
-    name = f"{judged.metric} for {_plain(judged.slice)}" if judged.slice else judged.metric
+    name = f"{judged.metric} for {plain(judged.slice)}" if judged.slice else judged.metric
     value = _value(report.candidate.facts, judged.metric, judged.slice)
     if judged.reason.startswith(("below", "above")) and value:
         return f"{name} is {number(value.value, value)}, {judged.reason}"
     if judged.verdict == "error" and report.state in {"lost", "incomparable"}:
-        return f"{judged.reason}: {_plain(report.why)}".removesuffix(".")
+        return f"{judged.reason}: {plain(report.why)}".removesuffix(".")
     against: Against = "high_water" if "worse than" in judged.reason else "baseline"
     compared = report.comparison(judged.metric, judged.slice, against)
     if not compared or compared.difference is None or "worse" not in judged.reason:
@@ -193,16 +194,17 @@ def shown(metric: str, value: Value | None, like: Value | Comparison | None) -> 
 def _judged(report: Report, name: str, rows: Iterable[Cells]) -> list[str]:
     """Return the table of verdicts. Its numbers do not break: a narrow page scrolls, or breaks words."""
     third = ("champion | ", ">") if report.champion else ("", "")
-    head = f"| | metric | {third[0]}{name} | **candidate** | 95 % interval | Δ (90 % interval) | gate |"
+    head = f"| | metric | {third[0]}{name} | **candidate**<br>(95 % interval) | Δ<br>(90 % interval) | gate |"
     lines = []
     for symbol, label, champion, base, now, interval, delta, reason, judged in rows:
         part = report.candidate.facts.slices.get(judged.slice)
         arrow, rows_of = label[len(judged.metric) + 1], f" n\u00a0=\u00a0{part.rows:,}" if part else ""
         metric = f"{cell(judged.metric)}\u00a0{arrow}{f' {code(judged.slice)}' if judged.slice else ''}{rows_of}"
         others = [champion, base] if report.champion else [base]
-        numbers = map(_whole, [*others, f"**{now}**", interval, delta.replace(" (", "<br>(", 1)])
-        lines.append([symbol, metric, *numbers, cell(reason)])
-    return grid(head, f"=<{third[1]}>>=><", lines)
+        value = f"**{now}**" + (f"<br>({interval})" if interval != NONE else "")
+        numbers = map(_whole, [*others, value, delta.replace(" (", "<br>(", 1)])
+        lines.append([symbol, metric, *numbers, re.sub(r"(?<=by) (?=≤)|(?<=[≤≥]) ", "\u00a0", cell(reason))])
+    return grid(head, f"=<{third[1]}>>><", lines)
 
 
 def _whole(text: str) -> str:
@@ -228,27 +230,25 @@ def terminal(report: Report, gates: Gates, width: int = 100, *, color: bool = Fa
     console.print(Text(headline(report, gates)), soft_wrap=False)
     console.print()
     there = (True, report.champion, report.baseline, True, report.baseline)
-    head = [*compress(("metric", "champion", _plain(called(report)), "candidate", "delta (90 % interval)"), there)]
+    head = [*compress(("metric", "champion", plain(called(report)), "candidate", "delta (90 % interval)"), there)]
     rows = []
     for symbol, label, champion, base, now, _, delta, reason, each in table(report, gates):
         if not quiet(report, each):
-            name = _plain(label.partition(" (n =")[0])
+            name = plain(label.partition(" (n =")[0])
             name = name if len(name) <= 36 else f"{name[:35]}…"
-            rows.append((symbol, [*compress((name, champion, base, now, delta), there)], _plain(reason)))
+            rows.append((symbol, [*compress((name, champion, base, now, delta), there)], plain(reason)))
     shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=width >= NARROW)
     shown.add_column("", width=2)
     if width >= NARROW:
-        taken = sum(
-            1 + max(map(cell_len, column)) for column in zip(head, *(cells for _, cells, _ in rows), strict=True)
-        )
-        lines = 2 if width - 3 - taken < ROOM else 1  # the interval stands below its difference
+        columns = zip(head, *(cells for _, cells, _ in rows), strict=True)
+        room = width - 3 - sum(1 + max(map(cell_len, column)) for column in columns)
+        broken = (" (", "\n(", int(room < ROOM))  # the interval stands below its difference
         for place, column in enumerate(head):
-            shown.add_column(
-                Text(column.replace(" (", "\n(", lines - 1)), justify="right" if place else "left", no_wrap=True
-            )
+            justify: Literal["left", "right"] = "right" if place else "left"
+            shown.add_column(Text(column.replace(*broken)), justify=justify, no_wrap=True)
         shown.add_column("gate", ratio=1)
         for symbol, cells, reason in rows:
-            shown.add_row(symbol, *(Text(each.replace(" (", "\n(", lines - 1)) for each in cells), Text(reason))
+            shown.add_row(symbol, *(Text(each.replace(*broken)) for each in cells), Text(reason))
     else:  # no table fits: a paragraph per row
         shown.add_column("", ratio=1)
         for symbol, cells, reason in rows:
@@ -258,12 +258,12 @@ def terminal(report: Report, gates: Gates, width: int = 100, *, color: bool = Fa
     slices = [each.verdict for each in report.judged if quiet(report, each)]
     counts = ", ".join(f"{slices.count(word)} {word}" for word in SYMBOLS if word in slices)
     said = [f"\n   slices: {counts}"] if slices else []
-    said += [_plain(f"{each.rule} is {each.waived}") for each in report.judged if each.waived]
+    said += [plain(f"{each.rule} is {each.waived}") for each in report.judged if each.waived]
     for part in report.changes.gates:
-        new = _plain(f"⚠ gates.yaml: {part.key} {part.before} → {part.after}, from the next change on")
+        new = plain(f"⚠ gates.yaml: {part.key} {part.before} → {part.after}, from the next change on")
         said.append(f"   {new}")
     last = (chance(report), _against(report), report.why and f"baseline: {report.why}")
-    for line in [*said, *(f"\n{_plain(line)}" for line in last if line)]:
+    for line in [*said, *(f"\n{plain(line)}" for line in last if line)]:
         console.print(Text(line))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
@@ -415,21 +415,16 @@ def _folded(title: str, lines: Iterable[str]) -> list[str]:
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
-def _plain(text: str) -> str:
-    """Return text on one line, without what cannot be printed."""
-    return "".join(" " if each.isspace() else each for each in text if each.isprintable() or each.isspace()).strip()
-
-
 def code(text: str | None) -> str:
     """Return text that nobody has checked as inert Markdown: one code span, in which no mention, link or tag works."""
     if text is None:
         return NONE
-    plain = _plain(text).replace("`", "'").replace("|", "\\|").strip()
-    return f"`{plain}`" if plain else "` `"
+    inert = plain(text).replace("`", "'").replace("|", "\\|").strip()
+    return f"`{inert}`" if inert else "` `"
 
 
 def cell(text: str) -> str:
     """Return a sentence as Markdown that shows it as it is: no markup, mention, reference or link in it works."""
-    marked = "".join(f"\\{each}" if each in "\\`*[]<>|~&$" else each for each in _plain(text))
+    marked = "".join(f"\\{each}" if each in "\\`*[]<>|~&$" else each for each in plain(text))
     marked = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", marked)  # roc_auc is none
     return ALIVE.sub("\u200b", marked)
