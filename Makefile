@@ -21,7 +21,7 @@ help: ## List the targets
 
 run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=iris: of what lies in examples/iris]
 ifeq ($(filter-out --%,$(ARGS)),)
-	@$(PY) -m scripts.report
+	@echo && $(PY) -m scripts.report
 	@$(PY) -m scripts.register
 	@$(PY) -m scripts.smoke
 ifneq ($(EXAMPLE),)

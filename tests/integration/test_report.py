@@ -203,7 +203,7 @@ def test_without_a_ledger_both_models_are_trained_here_and_measured_on_the_same_
     assert found.changes.params == (Change("train.params.num_leaves", "15", "4"),)
     assert {each.metric for each in found.comparisons} == {"roc_auc", "log_loss"}
     assert done.stdout.startswith("✅ roc_auc is 0.8")
-    assert "2 of 2 gates pass" in done.stdout
+    assert "2 of 2 gates pass" in " ".join(done.stdout.split())
 
 
 def test_the_numbers_of_the_base_are_those_that_it_committed(report, trained):
