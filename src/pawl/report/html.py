@@ -245,6 +245,5 @@ def _long(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     more = rows[SHOWN:]
-    return table(label, head, rows[:SHOWN]) + (
-        folded(f"{len(more):,} more", table(f"{label}, the rest", head, more)) if more else ""
-    )
+    rest = folded(f"{len(more):,} more", table(f"{label}, the rest", head, more)) if more else ""
+    return table(label, head, rows[:SHOWN]) + rest

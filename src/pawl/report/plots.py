@@ -76,15 +76,8 @@ def deltas(report: Report, gates: Gates) -> Plot | None:
         )
         value = Value(middle, low, high, each.n)
         kind = verdict if verdict in {"fail", "error", "improved"} else "change"
-        rows.append(
-            Row(
-                SYMBOLS[verdict],
-                each.metric,
-                f"allowed {shown(each.metric, Value(unit, None, None, 0), None)}",
-                {kind: value},
-                change(each),
-            )
-        )
+        allowed = f"allowed {shown(each.metric, Value(unit, None, None, 0), None)}"
+        rows.append(Row(SYMBOLS[verdict], each.metric, allowed, {kind: value}, change(each)))
     if not rows:
         return None
     ends = _ends(rows)
