@@ -32,6 +32,7 @@ from pawl import bundle, config, drift, paths, rows, schema
 from pawl.drift import PREDICTION, Kind, Performance, Report, Side, Window
 from pawl.gate import rules
 from pawl.gate.compare import of_estimate
+from pawl.parts import seconds_of, utc
 from pawl.problem import Problem, Unreachable
 from pawl.yamlfile import refuse_name
 from scripts import cli, labels, replay, ship
@@ -161,7 +162,7 @@ def of_tables(args: Any, params: config.Params, limits: config.Drift) -> tuple[R
     one = filled(Side(kinds, limits.rows), args.reference)
     two = filled(Side(kinds, limits.rows, ends(one)), args.current)
     target = (params.target, two) if params.target in kinds else None
-    window = Window(f"{args.current} {two.digest:016x}", until=iso(time.time()))
+    window = Window(f"{args.current} {two.digest:016x}", until=utc())
     report = drift.assess(limits, one, two, name=args.reference, window=window, target=target, left_out=left_out)
     return report, (one.sample(), two.sample())
 
@@ -174,7 +175,7 @@ def of_log(args: Any, params: config.Params, limits: config.Drift, known: Sequen
     now, name = time.time(), ""
     since, until = (moment(args.since) if args.since else 0.0), (moment(args.until) if args.until else math.inf)
     if args.last:
-        since, until, name = now - duration(args.last), now, f"{args.last} to {iso(now)[:10]}"  # one line a day
+        since, until, name = now - duration(args.last), now, f"{args.last} to {utc(now)[:10]}"  # one line a day
     windows, short = [(Window(name), (since, -1), (until, -1))], ""
     if args.every:
         begun = next((each.window.edge for each in reversed(known) if each.window.name.startswith(f"every {args.every}:")), None) or (0.0, -1)  # fmt: skip
@@ -313,7 +314,7 @@ def thousands(args: Any, kind: Any, begun: tuple[float, int]) -> tuple[list[Cut]
     left = len(every) - after - len(cuts) * args.every
     low, found = begun, []
     for cut in cuts:
-        found.append((Window(f"every {args.every}: {iso(cut[0])} {cut[1]:016x}", edge=cut), (low[0], low[1]), cut))
+        found.append((Window(f"every {args.every}: {utc(cut[0])} {cut[1]:016x}", edge=cut), (low[0], low[1]), cut))
         low = cut
     return found, f"{left:,} predictions since the last window, {args.every:,} are one"
 
@@ -358,7 +359,7 @@ def gather(log: str, kind: Any, windows: Sequence[Cut], given: Reference, limits
         print(f"warning: {strange:,} labels are of no class that the model knows: left out", file=sys.stderr)
     for each, (window, after, up) in zip(held, windows, strict=True):
         first, last = each.times or (after[0], min(up[0], time.time()))
-        since, until = iso(first if every else after[0] or first), iso(last if every or up[0] == math.inf else up[0])
+        since, until = utc(first if every else after[0] or first), utc(last if every or up[0] == math.inf else up[0])
         each.window = msgspec.structs.replace(window, name=window.name or f"{since} to {until}", since=since, until=until)  # fmt: skip
     return held, found
 
@@ -491,10 +492,9 @@ def page(report: Report, samples: tuple[Any, Any], path: Path) -> None:
 def moment(text: str) -> float:
     """Return seconds since 1970 of an ISO time; UTC where it says nothing."""
     try:
-        found = datetime.fromisoformat(text)
+        return seconds_of(text)
     except ValueError as error:
         raise Problem(f"{text} is no time", "--since, --until", "write 2026-01-31, or 2026-01-31T12:00") from error
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def duration(text: str) -> float:
@@ -502,11 +502,6 @@ def duration(text: str) -> float:
     if not re.fullmatch(r"\d{1,5}[hdw]", text):
         raise Problem(f"{text} is no span of time", "--last", "write 24h, 7d or 4w")
     return int(text[:-1]) * UNITS[text[-1]]
-
-
-def iso(seconds: float) -> str:
-    """Return a time in UTC."""
-    return time.strftime(labels.ISO, time.gmtime(seconds))
 
 
 if __name__ == "__main__":

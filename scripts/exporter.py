@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from pawl import paths
 from pawl.ledger import Ledger
+from pawl.parts import seconds_of
 from pawl.problem import Problem
 from pawl.serving.log import event
 from scripts import cli, github, ship
@@ -107,7 +107,7 @@ def drift(url: str) -> Iterator[Series]:
     for verdict in VERDICTS:
         yield "data_drift_verdict", "1 for the verdict of the last look", {"verdict": verdict}, verdict == found["verdict"]  # fmt: skip
     if until := found["window"]["until"]:
-        yield "data_drift_timestamp_seconds", "Up to when predictions were looked at", {}, seconds(until)
+        yield "data_drift_timestamp_seconds", "Up to when predictions were looked at", {}, seconds_of(until)
     if (share := found["drift_share"]) is not None:
         yield "data_drift_score", "Share of the columns that drifted", {}, float(share)
     if measured := found["performance"]:
@@ -131,7 +131,7 @@ def released(environ: Mapping[str, str]) -> Iterator[Series]:
     kept = Ledger()
     kept.fetch(github.authorization(environ))
     if release := kept.champion():
-        yield "model_released_timestamp_seconds", "When the champion was released", {}, seconds(release.made)
+        yield "model_released_timestamp_seconds", "When the champion was released", {}, seconds_of(release.made)
 
 
 class Rows:
@@ -159,12 +159,6 @@ def retrain(environ: Mapping[str, str]) -> Iterator[Series]:
     runs = github.ask(github.repository(environ), path)["workflow_runs"]
     if last := next((run["conclusion"] for run in runs if run["conclusion"] in CONCLUSIONS), None):
         yield "retrain_last_status", "1 where the last retraining ended well, 0 where it failed", {}, CONCLUSIONS[last]
-
-
-def seconds(text: str) -> float:
-    """Return seconds since 1970; a time without a zone is UTC."""
-    time = datetime.fromisoformat(text)
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from pawl import bundle, config, drift, paths, rows
+from pawl.parts import utc
 from pawl.problem import Problem
 from scripts import cli, replay, ship
 
@@ -24,7 +25,6 @@ TABLE = Path("data/labelled.parquet")
 BATCH, PART = 10_000, 50_000  # rows of the log, and of a table, that are held at once
 OWN = {"model_version": "string", "time": "double", "request_id": "string", "row": "int64"}
 TYPES: dict[str, Any] = {"integer": float, "number": float, "boolean": bool}
-ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Labels(NamedTuple):
@@ -140,9 +140,7 @@ def _stamp(task: config.Task, features: Iterable[str]) -> Any:
     (cell,) = next(pq.ParquetFile(train).iter_batches(1, columns=[name])).column(name).to_pylist()
     if not isinstance(cell, str):
         return lambda lines: {name: pa.array([round(line.time * 1e6) for line in lines], pa.timestamp("us"))}
-    import time
-
-    return lambda lines: {name: pa.array([time.strftime(ISO, time.gmtime(line.time))[: len(cell)] for line in lines], pa.string())}  # fmt: skip
+    return lambda lines: {name: pa.array([utc(line.time)[: len(cell)] for line in lines], pa.string())}
 
 
 def read(url: str, target: str) -> Labels:

@@ -13,7 +13,6 @@ did not answer.
 import argparse
 import os
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import msgspec
 from pawl import answers, ledger, paths, report
 from pawl.gate import rules
 from pawl.ledger import Corrupt, Entry, Ledger, Release
+from pawl.parts import utc
 from pawl.pipeline import train
 from pawl.problem import Problem
 from pawl.report import text
@@ -76,7 +76,7 @@ def write(kept: Ledger, folder: Path, environ: Mapping[str, str]) -> str:
     if gates.baseline.predictions:
         files[ledger.ANSWERS] = answers.dump(mine, gates.baseline.predictions)
     entry = Entry(
-        1, commit, found.verdict, found.allowed, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), found.candidate.digest or "",
+        1, commit, found.verdict, found.allowed, utc(), found.candidate.digest or "",
         mine.digest, found.candidate.facts, {}, tuple(each.rule for each in found.judged if each.waived), found.candidate.splits,
         found.candidate.columns,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def release(kept: Ledger, args: argparse.Namespace, environ: Mapping[str, str]) 
     """Append a release, and let it be what is served; return what was done."""
     commit = args.commit or train.commit() or "unknown"
     entry = kept.entry(commit) if commit in kept.commits() else None
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = utc()
     made = Release(
         commit, args.version, args.digest, args.image, entry.verdict if entry else "", now, track.who(environ)[:300],
         args.environment, args.rejected, args.reason[:300],

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from pawl import bundle, config, paths, registry, schema, source, tracking
 from pawl.config import Ingest
+from pawl.parts import utc
 from pawl.pipeline.ingest import cast, replaced
 from pawl.problem import Problem
 from pawl.serving.bulk import Bulk
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = {"rows": rows, "predicted": done, "rejected": rejected, "reasons": reasons, "model": told,
                     "answered_by": "the compiled model" if bulk.parts else "the pipeline", "source": {"name": name, "digest": content},
                     "sha256": {each.name: hash_file(each)[0] for each in ([to] if to.is_file() else sorted(to.iterdir()))},
-                    "begun": stamp(begun), "ended": stamp(time.time())}  # fmt: skip
+                    "begun": utc(begun), "ended": utc()}  # fmt: skip
         replace(Path(f"{to}.json"), lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
         shutil.rmtree(job.state)
     fast = f"{rows / (time.time() - begun):,.0f} rows a second"
@@ -296,11 +297,6 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
     partial.replace(path)
-
-
-def stamp(seconds: float) -> str:
-    """Return a time in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 if __name__ == "__main__":

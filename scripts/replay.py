@@ -25,6 +25,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from pawl import metrics, paths
+from pawl.parts import utc
 from pawl.problem import Problem, Unreachable
 from pawl.serving import predictor, smoke
 from pawl.serving.log import Line
@@ -259,7 +260,7 @@ def summary(found: Found, candidate: Candidate, most: float | None) -> dict[str,
         raise Problem("values are answered, and --max-changed is a share of labels", "--max-changed", "leave it out: --json has the differences")  # fmt: skip
     told: dict[str, Any] = {
         "candidate": candidate.digest, "rows": total, "damaged": found.damaged, "versions": dict(found.versions.most_common()),
-        **dict(zip(("from", "to"), (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each)) for each in found.times), strict=True)),
+        **dict(zip(("from", "to"), map(utc, found.times), strict=True)),
         "same": found.same, "refused": {"rows": found.refused, "reasons": dict(found.reasons.most_common())},
     }  # fmt: skip
     if str in found.kinds and compared:

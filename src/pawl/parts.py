@@ -1,5 +1,7 @@
-"""Types of what travels as JSON: strict, because a stranger may have written it."""
+"""Types of what travels as JSON: strict, because a stranger may have written it. And times, which it has as text: in UTC, to the second."""
 
+import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -23,3 +25,14 @@ class Value(Part):
     low: float | None
     high: float | None
     n: Rows
+
+
+def utc(seconds: float | None = None) -> str:
+    """Return a time, given in seconds since 1970, as text; now without one."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def seconds_of(text: str) -> float:
+    """Return seconds since 1970 of an ISO time, in UTC where it says nothing; raise ValueError if it is none."""
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -260,7 +260,7 @@ def test_what_a_later_release_has_overtaken_is_refused(checkout):
 
 def test_one_model_may_have_many_images_and_a_way_back_is_a_release_too(checkout, monkeypatch):
     for number, words in enumerate(((), ("--image", "model@sha256:4"), ("--rejected", "4", "--reason", "wrong"))):
-        monkeypatch.setattr("time.gmtime", lambda number=number: (2026, 1, 1, 0, 0, number, 3, 1, 0))
+        monkeypatch.setattr("time.gmtime", lambda *_, number=number: (2026, 1, 1, 0, 0, number, 3, 1, 0))
         assert checkout.ask(*RELEASE, *words)[0] == 0
 
     releases = Ledger().releases()
