@@ -20,7 +20,7 @@ from pawl.config import Drift
 from pawl.gate.statistics import Z90, holm
 from pawl.metrics import Estimate, Z
 from pawl.parts import Part, Value
-from pawl.report.draw import number
+from pawl.report.draw import interval, number
 
 Kind = Literal["number", "category"]
 Verdict = Literal["drift", "no drift", "insufficient data"]
@@ -69,6 +69,11 @@ class Performance(Part):
     high: float
     p: float
     lost: bool
+
+    @property
+    def worse(self) -> Value:
+        """Return the loss, with its interval."""
+        return Value(self.loss, self.low, self.high, self.current.n)
 
 
 class Window(Part):
@@ -265,9 +270,8 @@ def performance(metric: str, sign: int, reference: Value, current: Estimate, lim
     error = math.hypot(high - low, most - least) / (2 * Z)
     p = float(norm.sf(loss / error)) if error else float(loss <= 0)
     lost = loss > limits.max_loss and p < limits.level
-    return Performance(
-        metric, reference, Value(value, least, most, current.n), loss, loss - Z * error, loss + Z * error, p, lost
-    )
+    now, half = Value(value, least, most, current.n), Z * error
+    return Performance(metric, reference, now, loss, loss - half, loss + half, p, lost)
 
 
 def assess(
@@ -326,14 +330,14 @@ def judge(report: Report) -> tuple[Verdict, str]:
     causes += [said(report.prediction)] if report.prediction and report.prediction.drifted else []
     if (lost := report.performance) and lost.lost:
         verb = "fell" if lost.current.value < lost.reference.value else "rose"  # type: ignore[operator]  # both are numbers
-        interval = f"95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}"
-        causes.append(f"{lost.metric} {verb} by {number(lost.loss, lost.low, lost.high)} ({interval}) on {lost.current.n:,} labelled rows")  # fmt: skip
+        by = f"{shown(lost.worse)} (95 % interval {interval(lost.worse)})"
+        causes.append(f"{lost.metric} {verb} by {by} on {lost.current.n:,} labelled rows")
     if causes:
         return "drift", f"Drift: {', '.join(causes)}."
     values = [each for each in report.columns if each.test != "missing"]
     most = max([*values, *([report.prediction] if report.prediction else [])], key=lambda each: each.effect)
     far = f"; the largest change is {_called(most)} ({SAID[most.test]} {most.effect:.2f}, {limits.effect:g} is looked for)"
-    kept = f"; {lost.metric} is {number(lost.current.value, lost.current.low, lost.current.high)} on {lost.current.n:,} labelled rows" if lost else ""  # fmt: skip
+    kept = f"; {lost.metric} is {shown(lost.current)} on {lost.current.n:,} labelled rows" if lost else ""
     return "no drift", f"No drift: {len(values)} columns of {report.rows:,} rows{far}{kept}."
 
 
@@ -343,6 +347,11 @@ def said(each: Test) -> str:
     if each.test == "missing":
         return f"{each.column} is missing in {100 * each.effect:.0f} % more of the rows ({p})"
     return f"{_called(each)} moved ({SAID[each.test]} {each.effect:.2f}, {p})"
+
+
+def shown(value: Value) -> str:
+    """Return a value with the digits that its interval supports."""
+    return number(value.value, value.low, value.high)
 
 
 def _called(each: Test) -> str:
@@ -370,12 +379,12 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     told = [f"{len(tests) - SHOWN:,} more are in drift.json"] if len(tests) > SHOWN else []
     told += [f"{name} was not tested: {why}" for name, why in [*report.left_out.items()][:5]]
     if lost := report.performance:
-        ends = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))
-        told.append(f"{lost.metric}: {' → '.join(ends)} on {lost.current.n:,} labelled rows; a loss of {number(lost.loss, lost.low, lost.high)} (95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}), allowed {report.limits.max_loss:g}")  # fmt: skip
+        moved = f"{shown(lost.reference)} → {shown(lost.current)} on {lost.current.n:,} labelled rows"
+        worse = f"a loss of {shown(lost.worse)} ({interval(lost.worse)}), allowed {report.limits.max_loss:g}"
+        told.append(f"{lost.metric}: {moved}; {worse}")
     elif report.models:
-        told.append(
-            f"{report.labelled:,} rows have labels: the performance is judged from {report.limits.min_rows:,} on"
-        )
+        judged = f"the performance is judged from {report.limits.min_rows:,} on"
+        told.append(f"{report.labelled:,} rows have labels: {judged}")
     told += [f"answered by {name[:19]}: {count:,} rows" for name, count in [*report.models.items()][:3]]
     sampled = f", the tests saw {report.sampled:,} of them" if report.sampled < report.rows else ""
     told.append(f"{report.rows:,} rows{sampled}, against {report.reference_rows:,} of {report.reference}")
