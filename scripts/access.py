@@ -95,14 +95,12 @@ def token(audience: str, environ: Mapping[str, str]) -> str:
     retries = urllib3.Retry(4, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
     try:
         asked = f"{url}&audience={urllib.parse.quote(audience, safe='')}"
-        answer = urllib3.request(
-            "GET", asked, headers={"Authorization": f"Bearer {bearer}"}, retries=retries, timeout=10
-        )
+        headers = {"Authorization": f"Bearer {bearer}"}
+        answer = urllib3.request("GET", asked, headers=headers, retries=retries, timeout=10)
         return str(answer.json()["value"])
     except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise Unreachable(
-            f"GitHub gave no token: {type(error).__name__}", url.partition("?")[0], "run the job again"
-        ) from error
+        what = f"GitHub gave no token: {type(error).__name__}"
+        raise Unreachable(what, url.partition("?")[0], "run the job again") from error
 
 
 if __name__ == "__main__":

@@ -79,9 +79,8 @@ def advisories(lock: Path) -> list[str]:
     options = ("--strict", "--require-hashes", "--disable-pip", "--format=json", "--progress-spinner=off")
     done = run(sys.executable, "-m", "pip_audit", *options, f"--requirement={lock}")
     if "No module named pip_audit" in done.stderr:
-        fix = (
-            "python -m pip install --require-hashes --requirement requirements/audit.txt, in an environment of its own"
-        )
+        words = "python -m pip install --require-hashes --requirement requirements/audit.txt"
+        fix = f"{words}, in an environment of its own"
         raise Problem("pip-audit is not installed", sys.executable, fix)
     try:
         audited = json.loads(done.stdout)["dependencies"]

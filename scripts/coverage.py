@@ -45,10 +45,8 @@ def told(total: Mapping[str, Any], changed: Mapping[str, Any], base: str) -> str
     """Return it in Markdown, from what the tools wrote."""
     lines = [f"Tests ran {total['percent_covered']:.1f} % of {total['num_statements']} lines."]
     if changed["total_num_lines"]:
-        missed = (
-            f"{changed['total_num_violations']} of the {changed['total_num_lines']} changed since {text.code(base)}"
-        )
-        lines.append(f"They did not run {missed}.")
+        missed = f"{changed['total_num_violations']} of the {changed['total_num_lines']} changed"
+        lines.append(f"They did not run {missed} since {text.code(base)}.")
     files = {name: each["violation_lines"] for name, each in changed["src_stats"].items() if each["violation_lines"]}
     lines += [f"- {text.code(name)}: {spans(missing)}" for name, missing in files.items()]
     return "\n".join(lines)

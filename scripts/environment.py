@@ -59,18 +59,11 @@ def suitable_python() -> str | None:
 
 def drivers() -> list[Path]:
     """Return the locks of what the settings here name besides: s3://, gs:// or azure:// as remote or source."""
-    lines = [
-        line.partition("#")[0]
-        for path in map(Path, SETTINGS)
-        if path.exists()
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    texts = [path.read_text(encoding="utf-8") for path in map(Path, SETTINGS) if path.exists()]
+    lines = [line.partition("#")[0] for text in texts for line in text.splitlines()]
     lines += [os.environ.get(name, "") for name in PLACES]
-    return [
-        Path("requirements", name + ".txt")
-        for name in ("azure", "gs", "s3")
-        if any(name + "://" in line for line in lines)
-    ]
+    named = [name for name in ("azure", "gs", "s3") if any(name + "://" in line for line in lines)]
+    return [Path("requirements", name + ".txt") for name in named]
 
 
 def stamp_of(lock: Path) -> str:

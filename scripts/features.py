@@ -108,10 +108,8 @@ def reviewed(environment: Any) -> bool:
 
 def passing(rules: Any) -> bool:
     """Return whether the rules of a branch require the check `Pass`."""
-    checks = [
-        rule["parameters"]["required_status_checks"] for rule in rules if rule["type"] == "required_status_checks"
-    ]
-    return any(check["context"] == "Pass" for each in checks for check in each)
+    mine = (each["parameters"] for each in rules if each["type"] == "required_status_checks")
+    return any(check["context"] == "Pass" for each in mine for check in each["required_status_checks"])
 
 
 if __name__ == "__main__":

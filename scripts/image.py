@@ -77,9 +77,8 @@ def build(which: str, place: str, version: str, environ: Mapping[str, str], *, a
 
 def pushed(reference: str) -> dict[str, Any] | None:
     """Return what a registry has under a tag: {manifest: {digest}, image: {config}}; None if there is none, or the registry does not say."""
-    done = buildx(
-        "imagetools", "inspect", reference, "--format={{json .}}", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    words = ("imagetools", "inspect", reference, "--format={{json .}}")
+    done = buildx(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return dict(json.loads(done.stdout)) if done.returncode == 0 else None
 
 

@@ -17,6 +17,7 @@ new, and the run of what it was stays. Exit code: 0 done, 2 the file is wrong, 3
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -129,9 +130,8 @@ def book(path: Path, content: bytes, sheet: str | None) -> tuple[str, list[list[
     wrong: list[Wrong] = []
     try:
         with warnings.catch_warnings(action="ignore"):  # of formatting that it does not know
-            values, formulas = (
-                openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=only) for only in (True, False)
-            )
+            load = functools.partial(openpyxl.load_workbook, read_only=True)
+            values, formulas = (load(io.BytesIO(content), data_only=only) for only in (True, False))
             names = [each.title for each in values.worksheets]
             chosen = sheet or names[0]
             if chosen in names:

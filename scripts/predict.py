@@ -63,9 +63,8 @@ class Job(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict."""
     parser = cli.parser("predict", __doc__)
-    parser.add_argument(
-        "--from", dest="source", help="a file, a pattern, a folder, an address, sql; ingest.source without"
-    )
+    said = "a file, a pattern, a folder, an address, sql; ingest.source without"
+    parser.add_argument("--from", dest="source", help=said)
     parser.add_argument("--to", type=Path, required=True, help="FILE.parquet, or a folder for the parts")
     parser.add_argument("--model", default=str(paths.BUNDLE), help="a bundle's folder, models:/name/3, models:/name@alias or @champion")  # fmt: skip
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="threads")
@@ -262,9 +261,8 @@ def finished(job: Job, to: Path, rows: int, count: int) -> tuple[int, dict[str, 
     assert done + rejected == rows, f"{done} predicted and {rejected} rejected are not the {rows} rows of the source"
     why: Counter[str] = Counter()
     for path in aside:
-        why.update(
-            each for row in pq.read_table(path, columns=["reasons"]).column(0).to_pylist() for each in row.split("; ")
-        )
+        for row in pq.read_table(path, columns=["reasons"]).column(0).to_pylist():
+            why.update(row.split("; "))
     Path(f"{to}.rejected.parquet").unlink(missing_ok=True)
     if aside:
         replace(Path(f"{to}.rejected.parquet"), lambda path: joined(aside, path))

@@ -72,9 +72,8 @@ def compare(
     other = baseline.find(base, mine, gates, ledger, train=may_train)
     champion, no_champion = baseline.champion(ledger, mine, environ)
     if champion and not baseline.comparable(other.known, mine, gates) and baseline.comparable(champion, mine, gates):
-        other = other._replace(
-            known=champion, state="compared", why=""
-        )  # wholly other rows than main's: what is served was asked about them
+        # Wholly other rows than main's: what is served was asked about them.
+        other = other._replace(known=champion, state="compared", why="")
     known = other.known
     differs = changes.since(known.shown.commit if known else base, base)
     if known:
