@@ -69,7 +69,7 @@ def remembered(base: str, gates: Gates, ledger: Ledger) -> Baseline | None:
                 if theirs is None:
                     return None  # numbers alone were kept: its model can be trained
                 shown = Other(commit, "main", "ledger", entry.facts, entry.digest, behind=behind)
-                known = Known(shown, theirs, entry.size)
+                known = Known(shown, theirs, entry.facts.size)
                 return Baseline(known, "compared", splits=entry.splits, columns=entry.columns, own=theirs)
     except Corrupt as problem:
         return lost(problem)
@@ -126,7 +126,7 @@ def champion(ledger: Ledger, mine: Answers, environ: Mapping[str, str]) -> tuple
             why = f"{problem.what} ({problem.where})"
     if entry is None or theirs is None:
         return None, why
-    return Known(Other(served.commit, name, "ledger", entry.facts, entry.digest), theirs, entry.size), ""
+    return Known(Other(served.commit, name, "ledger", entry.facts, entry.digest), theirs, entry.facts.size), ""
 
 
 def from_registry(served: Release, mine: Answers) -> tuple[Answers, Any] | None:

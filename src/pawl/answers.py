@@ -22,7 +22,7 @@ from pawl.problem import Problem
 MAX_BYTES = 64_000_000  # of a file
 MAX_PLAIN = 4 * MAX_BYTES  # of what it expands to
 KEYED = 10_000  # rows
-Hashes = npt.NDArray[np.uint64]
+Hashes = rows.Hashes
 
 
 class Answers(NamedTuple):

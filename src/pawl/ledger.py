@@ -27,7 +27,6 @@ import msgspec
 from pawl import answers
 from pawl.answers import Answers
 from pawl.gate.compare import Other
-from pawl.gate.rules import SIZE
 from pawl.gate.verdict import Facts, Verdict
 from pawl.parts import Commit, Line, Name, Part, Rows, Text
 from pawl.problem import Problem, Unreachable
@@ -59,11 +58,6 @@ class Entry(Part):
     waived: tuple[Text, ...] = ()  # rules that it broke and was let pass
     splits: dict[Name, Rows] = {}
     columns: dict[Text, Column] = {}
-
-    @property
-    def size(self) -> float | None:
-        """Return the bytes of its model."""
-        return self.facts.metrics[SIZE].value if SIZE in self.facts.metrics else None
 
 
 class Release(Part):
@@ -166,7 +160,9 @@ class Ledger:
         parts = {"": entry.facts.metrics} | {name: part.metrics for name, part in entry.facts.slices.items()}
         cells = (((metric, name), each.value) for name, part in parts.items() for metric, each in part.items())
         known = {key: value for key, value in cells if value is not None}
-        return Other(entry.commit, lambda: self.answers(entry), entry.rows, known, entry.size, frozenset(entry.waived))
+        return Other(
+            entry.commit, lambda: self.answers(entry), entry.rows, known, entry.facts.size, frozenset(entry.waived)
+        )
 
     def champion(self) -> Release | None:
         """Return what is served; None if nothing was released."""

@@ -95,7 +95,7 @@ def test_what_is_written_is_what_is_read(clone):
 
     assert found.commits() == {A}
     assert read.files == {name: hashlib.sha256(each).hexdigest() for name, each in kept.items()}
-    assert (read.facts, read.waived, read.splits, read.size) == (wanted.facts, ("roc_auc",), {"test": 6}, 2000.0)
+    assert (read.facts, read.waived, read.splits, read.facts.size) == (wanted.facts, ("roc_auc",), {"test": 6}, 2000.0)
     assert found.file(read, ledger.LOCK) == b"x\n"
     assert found.answers(read).rows.tolist() == ROWS.tolist()
 
