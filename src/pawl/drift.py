@@ -380,7 +380,9 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     told += [f"{name} was not tested: {why}" for name, why in [*report.left_out.items()][:5]]
     if lost := report.performance:
         moved = f"{shown(lost.reference)} → {shown(lost.current)} on {lost.current.n:,} labelled rows"
-        worse = f"a loss of {shown(lost.worse)} ({interval(lost.worse)}), allowed {report.limits.max_loss:g}"
+        worse = (
+            f"a loss of {shown(lost.worse)} (95 % interval {interval(lost.worse)}), allowed {report.limits.max_loss:g}"
+        )
         told.append(f"{lost.metric}: {moved}; {worse}")
     elif report.models:
         judged = f"the performance is judged from {report.limits.min_rows:,} on"

@@ -144,6 +144,16 @@ def test_a_column_that_tells_one_of_three_classes_apart_is_no_leak_and_one_that_
     assert [key[1] for key in found if "predicts" in key[2]] == ["age"]
 
 
+def test_a_leak_is_found_beside_rows_without_a_target_and_labels_of_few_rows():
+    columns = table()
+    columns["pay"] = [500.0 if cell == "yes" else 10.0 for cell in columns["bought"]]
+    columns["bought"] = [None if row % 9 == 0 else "typo" if row in {10, 11} else cell for row, cell in enumerate(columns["bought"])]  # fmt: skip
+    task = msgspec.structs.replace(TASK, task="multiclass", positive=None)
+    rules = RULES | {"bought": Column(dtype="category", missing=0.2)}
+
+    assert said(findings(columns, task=task, rules=rules), "error", "pay", "predicts")
+
+
 def test_an_id_of_many_values_is_no_leak():
     columns = table() | {"region": [f"x{row}" for row in range(400)]}
     rules = RULES | {"region": Column(dtype="category")}

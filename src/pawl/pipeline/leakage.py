@@ -21,7 +21,7 @@ def codes_of(column: Any, dtype: str) -> Any:
 
 
 def predictive_power(codes: Any, target: Any, *, regression: bool) -> float:
-    """Return how well the codes alone predict the target, learned on one half of the rows and judged on the other: AUC, the mean over classes, or R2.
+    """Return how well the codes alone predict the target, learned on one half of the rows and judged on the other: AUC, the mean over classes by their rows, or R2.
 
     `codes` are integers, shape (n,); `target` has label numbers, or values for regression, shape (n,).
     """
@@ -34,9 +34,12 @@ def predictive_power(codes: Any, target: Any, *, regression: bool) -> float:
         return np.where(seen > 0, totals / np.maximum(seen, 1), values[learn].mean())[codes[~learn]]
 
     if regression:
-        found = [metrics.squared_influence("r2", target[~learn], means(target))[0]]
+        found = [(metrics.squared_influence("r2", target[~learn], means(target))[0], 1)]
     else:
-        of_labels = (target == label for label in np.unique(target)[:20])
-        found = [metrics.auc_influence(each[~learn], means(each.astype(float)))[0] for each in of_labels]
-    found = [each for each in found if np.isfinite(each)]
-    return float(np.mean(found)) if found else 0.0
+        of_labels = [target == label for label in np.unique(target)[:20]]
+        found = [
+            (metrics.auc_influence(each[~learn], means(each.astype(float)))[0], each[~learn].sum())
+            for each in of_labels
+        ]
+    known = [each for each in found if np.isfinite(each[0])]
+    return float(np.average([value for value, _ in known], weights=[rows for _, rows in known])) if known else 0.0

@@ -173,9 +173,10 @@ def _leaks(table: Any, task: Task, params: Validate, present: dict[str, Column])
     names = [name for name in present if name not in task.roles]
     keep = np.sort(np.random.default_rng(0).permutation(table.num_rows)[:LEAK_ROWS])
     sample = table.select([*names, task.target]).take(keep)
+    sample = sample.filter(pc.is_valid(sample.column(task.target)))
     regression = task.task == "regression"
     given = sample.column(task.target)
-    target = given.cast("double", safe=False).fill_null(0.0).to_numpy() if regression else codes_of(given, "category")
+    target = given.cast("double", safe=False).to_numpy() if regression else codes_of(given, "category")
     for name in names:
         power = predictive_power(codes_of(sample.column(name), present[name].dtype), target, regression=regression)
         if power >= params.max_leakage:
