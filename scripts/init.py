@@ -18,7 +18,7 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,12 +40,49 @@ from scripts.schema import MOST_VALUES, TYPES, Seen, text_of
 
 CARD = Path("src/task/card.md")
 CARD_OF_SAMPLE = "The sample stands in for your model"
-FORMATS = {b"PK\x03\x04": "an Excel workbook or a zip", b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"{": "JSON", b"[": "JSON", b"<": "a web page, or XML"}  # fmt: skip
+FORMATS = {  # how files begin that are no tables of text
+    "an Excel workbook, or a zip": (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
+    "JSON": (b'{"', b"{\n", b"[{", b"[\n"),
+    "a web page, or XML": (b"<!", b"<?", b"<html"),
+}
 MARKS = {"?", "\\N", "#N/A", "<NA>"}  # of a missing cell, beside what a Csv takes for one
 UNKNOWN = MARKS | {"-", "--", ".", "n/a", "na"}  # and among numbers
 KEPT = paths.STATE / "init"  # what was replaced, by time
 MANY = 30  # categories of a column: of more, `values` would refuse what is new
 WIDTH = 100
+PARAMS_HEAD = (
+    "# How the model is built. `make init` wrote it; change a value, run `make run`: what depends on it runs again."
+)
+GATES_HEAD = """\
+# What may ship: rules on the test split, in the order in which reports show them; the first is the headline's.
+# A metric that is missing, or is not a number, fails. A pull request is judged by main's copy of this file.
+#
+# floor, ceiling: what a model must keep to, whatever came before. `make init` wrote what needs no model (the most frequent class, the
+#   shares of the classes, the median), give or take what chance does to so many test rows. Raise it once you know what yours reaches.
+# max_regression: how much worse than main, and than the best of main's last commits. It fails where the loss is larger and more than
+#   chance; a loss that may be chance is inconclusive. Take what you would not notice in production, not 0. 5% is of main's value."""
+CARD_TEXT = "It predicts `{target}`. Write here what that is for, what it must not be used for, and whom to ask.\n"
+PARTED = {"ingest.replace", "train.params", "tune.grid"}  # written one below the other, as what stands at the top
+COMMENTS = {
+    "task": "binary | multiclass | regression",
+    "positive": "the label whose probability is predicted; null unless binary",
+    "threshold": "or a rule on the validation split, of a binary task: README, Configuration",
+    "columns": "columns with a role; none of them is a feature",
+    "ingest.source": "or s3://bucket/part-*.parquet, https://..., {train: a.csv, test: b.csv}; or sql",
+    "ingest.replace": "null: becomes missing",
+    "validate.min_rows": "half of what there is today: a file that broke off stops here",
+    "prepare.split": "random | group | time | given",
+    "train.model": "any scikit-learn-compatible class",
+    "train.early_stopping": "rounds without improvement on the validation split",
+    "evaluate.slices": "columns whose groups are measured one by one",
+    "tune": "what `python -m scripts.tune` tries: every combination, compared on the validation split; no stage reads it",
+    "drift": "when `python -m scripts.drift` says that what is asked has moved; no stage reads it",
+    "drift.effect": "a change is drift from here on (KS distance, total variation), if it is more than chance at level 0.05",
+    "drift.max_loss": "and a loss of the first metric of gates.yaml from here on, on rows whose labels have arrived",
+    "drift.min_rows": "of a window, and of those with labels: fewer cannot be told from chance",
+    "slices": "each value of these columns",
+    "baseline.min_rows": "test rows that both models must share: there are few",
+}
 
 
 class Table(NamedTuple):
@@ -74,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_name(f"TARGET={args.target}", args.target, table.cells.column_names, where=args.data)
     columns, seen = facts(table, args.target, args.task)
     plan = initial.decide(columns, args.target, args.data, args.task)
-    new = texts(table, args.target, plan, seen)
+    new = texts(table, plan, seen)
     check(new)
-    lost = report(args.data, table, columns, args.target, plan, new)
+    lost = report(args.data, table, columns, plan, new)
     if not args.yes:
         if not sys.stdin.isatty():
             raise Problem(
@@ -103,17 +140,17 @@ def look(data: str) -> Table:
         file = source.find(found)[0]
         with fsspec.open(str(file.path), "rb", compression="infer").open() as stream:
             head = stream.read(1 << 20)
-        for magic, name in FORMATS.items():
-            if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(magic):
-                fix = "save the sheet as CSV" if "Excel" in name else "bring CSV or Parquet"
-                raise Problem(f"{file.name} is {name}, not a table of text", data, fix)
+        start = head.lstrip(b"\xef\xbb\xbf \r\n")
+        if name := next((name for name, starts in FORMATS.items() if start.startswith(starts)), None):
+            fix = "save its sheet as CSV" if "Excel" in name else "bring CSV or Parquet"
+            raise Problem(f"{file.name} is {name}, not a table", data, fix)
         if head.startswith(b"PAR1"):
-            named = file.path.suffix in {".parquet", ".pq"}
-            found = msgspec.structs.replace(found, format=None if named else "parquet")
-            return Table(found, pa.Table.from_batches(tidied(found)))
+            if file.path.suffix not in {".parquet", ".pq"}:
+                found = msgspec.structs.replace(found, format="parquet")
+            return Table(found, usable(pa.Table.from_batches(tidied(found)), data))
         encoding = encoding_of(file.path)
         options = Csv(separator=separator_of(head.decode(encoding, errors="replace")), encoding=encoding)
-        found = msgspec.structs.replace(found, format=None, csv=options)
+        found = msgspec.structs.replace(found, csv=options)
         cells = pa.Table.from_batches(tidied(found))
         options = msgspec.structs.replace(options, **found_in(cells))
         if options != found.csv:
@@ -122,7 +159,18 @@ def look(data: str) -> Table:
     except Problem as problem:
         problem.where = problem.where.replace(f"{paths.PARAMS}: ingest.source", f"DATA={data}")
         raise
-    return Table(found, cells)
+    return Table(found, usable(cells, data))
+
+
+def usable(cells: Any, data: str) -> Any:
+    """Return the table; raise Problem for columns that the pipeline refuses."""
+    for field in cells.schema:
+        if pa.types.is_nested(field.type):
+            raise Problem(f"{field.name} holds lists or records, not single values", data, "leave it out of the file, or in src/task/data.py")  # fmt: skip
+    if "row_id" in cells.column_names:
+        fix = "rename it in the file, or in src/task/data.py"
+        raise Problem("a column is called row_id, a name that the pipeline gives", data, fix)
+    return cells
 
 
 def tidied(found: Ingest) -> list[Any]:
@@ -271,89 +319,46 @@ def borders_of(column: Column, cells: Any, classes: Any) -> tuple[str, str] | No
     return (late, later) if least >= 5 and np.bincount(part, minlength=3).min() >= len(part) / 25 else None
 
 
-def texts(table: Table, target: str, plan: Plan, seen: dict[str, Seen]) -> dict[Path, str]:
+def texts(table: Table, plan: Plan, seen: dict[str, Seen]) -> dict[Path, str]:
     """Return what the files will hold."""
-    if plan.replace.get(target):
+    params, usual = plan.params, msgspec.structs.asdict(Csv())
+    target, replace = params["target"], params["ingest"].get("replace", {})
+    if target in replace:
         seen[target] = Seen()
-        seen[target].add(ingest.replaced(table.cells.column(target).combine_chunks(), plan.replace[target]))
-    roles = {each for named in plan.columns.values() for each in ([named] if isinstance(named, str) else named)}
+        seen[target].add(ingest.replaced(table.cells.column(target).combine_chunks(), replace[target]))
+    roles = {each for named in params["columns"].values() for each in ([named] if isinstance(named, str) else named)}
     inferred = {}
     for name, each in seen.items():
-        known = each.rules(label=name == target and plan.task != "regression", role=name in roles)
+        known = each.rules(label=name == target and params["task"] != "regression", role=name in roles)
         if name in plan.dtypes:
             known = {"dtype": plan.dtypes[name], **({"missing": known["missing"]} if "missing" in known else {})}
         if len(each.values) > MANY and name != target:
             known.pop("values", None)  # of so many, new ones will come
         inferred[name] = known
-    made = {paths.PARAMS: params_text(table, target, plan), paths.SCHEMA: text_of(inferred, "")[0], paths.GATES: gates_text(plan)}  # fmt: skip
+    options = {key: value for key, value in msgspec.to_builtins(table.ingest.csv).items() if value != usual[key]}
+    read = {"source": table.ingest.source, "format": table.ingest.format, "csv": options, **params["ingest"]}
+    params = params | {"ingest": {key: value for key, value in read.items() if value}}
+    made = {
+        paths.PARAMS: "\n".join([PARAMS_HEAD, *written(params)]) + "\n",
+        paths.SCHEMA: text_of(inferred, "")[0],
+        paths.GATES: "\n".join([GATES_HEAD, *written(plan.gates)]) + "\n",
+    }
     if CARD.exists() and CARD.read_text("utf-8").startswith(CARD_OF_SAMPLE):
-        made[CARD] = (
-            f"It predicts `{target}`. Write here what that is for, what it must not be used for, and whom to ask.\n"
-        )
+        made[CARD] = CARD_TEXT.format(target=target)
     return made
 
 
-def params_text(table: Table, target: str, plan: Plan) -> str:
-    """Return params.yaml."""
-    usual = Csv()
-    options = {key: value for key, value in msgspec.structs.asdict(table.ingest.csv).items() if value != getattr(usual, key)}  # fmt: skip
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
-    split = dict(plan.split)
-    lines = [
-        "# How the model is built. `make init` wrote it; change a value, run `make run`: what depends on it runs again.",
-        line("task", plan.task, "binary | multiclass | regression"),
-        line("target", target),
-        line("positive", plan.positive, "the label whose probability is predicted" if plan.positive else "of a binary task alone"),
-        line("threshold", plan.threshold, "or a rule on the validation split: README, Configuration" if plan.task == "binary" else ""),
-        *([line("columns", None, "columns with a role; none of them is a feature"), *(line(f"  {key}", each) for key, each in plan.columns.items())] if plan.columns else [line("columns", {}, "columns with a role: id, time, group, ignore; none of them is a feature")]),
-        "", "ingest:",
-        line("  source", table.ingest.source, "or s3://bucket/part-*.parquet, https://..., {train: a.csv, test: b.csv}; or sql"),
-        *([line("  format", table.ingest.format)] if table.ingest.format else []),
-        *([line("  csv", options)] if options else []),
-        *([line("  replace", None, "null: becomes missing"), *(line(f"    {flow(name)}", each) for name, each in plan.replace.items())] if plan.replace else []),
-        "", "validate:",
-        line("  min_rows", plan.validate["min_rows"], "half of what there is today: a file that broke off stops here"),
-        *([line("  min_class_rows", plan.validate["min_class_rows"])] if plan.task != "regression" else []),
-        "", "prepare:",
-        line("  split", split.pop("split"), "random | group | time | given"),
-        *(line(f"  {key}", each) for key, each in split.items()),
-        *([line("  drop_missing", plan.drop_missing)] if plan.drop_missing else []),
-        "", "featurize:", line("  min_category_rows", plan.min_category_rows),
-        "", "train:", line("  model", plan.train["model"], "any scikit-learn-compatible class"),
-        "  params:", *(line(f"    {key}", each) for key, each in plan.train["params"].items()),
-        line("  early_stopping", 50, "rounds without improvement on the validation split"), "  device: cpu", "  seed: 0",
-        "", "evaluate:", line("  slices", plan.slices, "columns whose groups are measured one by one"), line("  min_slice_rows", plan.min_slice_rows),
-        "", "tune:                   # what `python -m scripts.tune` tries: every combination, compared on the validation split; no stage reads it",
-        line("  metric", plan.tuned), "  grid:", line("    train.params.num_leaves", plan.leaves), line("    train.params.learning_rate", [0.03, 0.05, 0.1]),
-        "", "drift:                  # when `python -m scripts.drift` says that what is asked has moved; no stage reads it",
-        line("  effect", 0.1, "a change is drift from here on (KS distance, total variation), if it is more than chance at level 0.05"),
-        line("  max_loss", 0.05, "and a loss of the first metric of gates.yaml from here on, on rows whose labels have arrived"),
-        line("  min_rows", plan.drift_rows, "of a window, and of those with labels: fewer cannot be told from chance"),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def gates_text(plan: Plan) -> str:
-    """Return gates.yaml."""
-    return "\n".join([
-        "# What may ship: rules on the test split, in the order in which reports show them; the first is the headline's.",
-        "# A metric that is missing, or is not a number, fails. A pull request is judged by main's copy of this file.",
-        "#",
-        "# floor, ceiling: what a model must keep to, whatever came before. `make init` wrote what needs no model (the most frequent class, the",
-        "#   shares of the classes, the median), give or take what chance does to so many test rows. Raise it once you know what yours reaches.",
-        "# max_regression: how much worse than main, and than the best of main's last commits. It fails where the loss is larger and more than",
-        "#   chance; a loss that may be chance is inconclusive. Take what you would not notice in production, not 0. 5% is of main's value.",
-        "version: 1", "metrics:", *(line(f"  {name}", rule) for name, rule in plan.gates.items()),
-        *(["", "slices: # each value of a column in evaluate.slices", f"  - by: {flow(plan.slices)}", "    min_rows: 200", "    metrics:"] if plan.gated_slices else []),
-        *(line(f"      {name}", rule) for name, rule in plan.gated_slices.items()),
-        *(["", "baseline:", line("  min_rows", plan.baseline_rows, "test rows that both models must share: there are few")] if plan.baseline_rows else []),
-    ]) + "\n"  # fmt: skip
-
-
-def line(key: str, value: Any, comment: str = "") -> str:
-    """Return a line of YAML, its comment in the column of the others."""
-    said = f"{key}:" if value is None and key != "positive" else f"{key}: {flow(value)}"
-    return f"{said:<23} # {comment}" if comment else said
+def written(values: dict[str, Any], at: str = "") -> Iterator[str]:
+    """Yield the lines of a mapping: sections one below the other, values in one line, with their comments."""
+    for key, value in values.items():
+        name, comment = f"{at}{key}", COMMENTS.get(f"{at}{key}", "")
+        parted = isinstance(value, dict) and value and (not at or name in PARTED) and name != "threshold"
+        if parted and not at and key not in {"metrics", "columns"}:
+            yield ""
+        said = "  " * name.count(".", 0, len(at)) + f"{flow(key)}:" + ("" if parted else f" {flow(value)}")
+        yield f"{said:<23} # {comment}" if comment else said
+        if parted:
+            yield from written(value, f"{name}.")
 
 
 def check(new: dict[Path, str]) -> None:
@@ -366,13 +371,14 @@ def check(new: dict[Path, str]) -> None:
         rules.load(Path(folder) / paths.GATES)
 
 
-def report(data: str, table: Table, columns: Sequence[Column], target: str, plan: Plan, new: dict[Path, str]) -> bool:
+def report(data: str, table: Table, columns: Sequence[Column], plan: Plan, new: dict[Path, str]) -> bool:
     """Print the one screen; return whether somebody's own edits are replaced."""
-    rows, answer = table.cells.num_rows, next(each for each in columns if each.name == target)
+    rows, target = table.cells.num_rows, plan.params["target"]
+    answer = next(each for each in columns if each.name == target)
     options = table.ingest.csv
     read = [f"separator {options.separator!r}" * (options.separator != ","), options.encoding * (options.encoding != "utf-8"), "decimal commas" * (options.decimal == ","), "spaces trimmed" * options.trim, f"missing also {', '.join(options.missing[len(Csv().missing) :])}" * (options.missing != Csv().missing)]  # fmt: skip
-    print(f"{data}: {rows:,} rows, {len(columns)} columns" + "".join(f", {each}" for each in read if each))
-    if plan.task == "regression":
+    fill(f"{data}: {rows:,} rows, {len(columns)} columns" + "".join(f", {each}" for each in read if each))
+    if plan.params["task"] == "regression":
         tell(target, f"median {answer.center:,.6g}, mean distance from it {answer.spread:,.4g}")
     else:
         tell(target, initial.listed(f"{label} {count:,} ({count / (rows - answer.missing):.1%})" for label, count in answer.counts.items()))  # fmt: skip
@@ -397,9 +403,14 @@ def report(data: str, table: Table, columns: Sequence[Column], target: str, plan
 
 
 def tell(what: str, value: str, why: str = "") -> None:
-    """Print a line of the screen, and what does not fit below it."""
-    said = f"  {what:<11} {value}{': ' * bool(why)}{why}"
-    print(textwrap.fill(said, WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False))
+    """Print a line of the screen."""
+    fill(f"  {what:<11} {value}{': ' * bool(why)}{why}")
+
+
+def fill(text: str) -> None:
+    """Print text, and below it what does not fit; a path stays whole, to be copied."""
+    lines = textwrap.wrap(text, WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False, break_long_words=False)
+    print("\n".join(lines))
 
 
 def state_of(path: Path) -> str:
@@ -408,7 +419,8 @@ def state_of(path: Path) -> str:
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     if done.returncode or done.stdout:
         return "with changes that are not committed"
-    return "" if re.search(r"^  source: sample\b", paths.PARAMS.read_text("utf-8"), re.MULTILINE) else "yours, as committed"  # fmt: skip
+    given = paths.PARAMS.read_text("utf-8") if paths.PARAMS.exists() else ""
+    return "" if re.search(r"^  source: sample\b", given, re.MULTILINE) else "yours, as committed"
 
 
 def write(new: dict[Path, str]) -> None:

@@ -43,12 +43,13 @@ def visits(path: Path, people: int = 400) -> Path:
     )
     table = pd.DataFrame({
         "customerID": [f"c{number:05d}" for number in of],
-        'Beschäftigung: "heute"': rng.choice([f"job {number}" for number in range(150)], rows),
+        "Beschäftigung: 'heute'": rng.choice([f"job {number}" for number in range(150)], rows),
         "city, state": rng.choice([f"city {number}" for number in range(900)], rows),
         "数量": rng.poisson(3, rows),
         "amount {€}": amount,
         "store_id": rng.choice([101, 102, 103, 940], rows),
         "member": rng.choice([True, False], rows),
+        'said "yes"': rng.integers(0, 2, rows),
         "level": np.where(rng.random(rows) < 0.04, None, level),
     })  # fmt: skip
     table.loc[[5, 77], "level"] = ["hoch!", "??"]

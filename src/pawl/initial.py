@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 from pawl.config import TaskKind
 from pawl.problem import Problem
+from pawl.schema import named
 
 FEWEST = 50  # rows of a table: with fewer no split has a meaning
 FEW_OF_CLASS = 10  # rows of a class: one with fewer can neither be learned nor measured
 MOST_CLASSES = 200
 COUNTED = 20  # a whole-number target with more values than this is a quantity, not a class
 LEAK = 0.99  # as validate.max_leakage
+TUNED = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "mae"}
 RARE = 0.2  # a smaller share of positives is imbalance
 IDS = {"id", "ids", "uuid", "guid", "key", "nr", "no", "number", "index", "idx", "row", "rowid", "rownum"}
 GROUPS = {"id", "uuid", "customer", "client", "patient", "user", "account", "household", "session", "device", "person", "subject", "group", "member"}  # fmt: skip
@@ -61,27 +63,11 @@ class Said(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The values of params.yaml and gates.yaml that depend on the table."""
+    """What to write, and why."""
 
-    task: TaskKind
-    positive: str | None
-    threshold: Any
-    columns: dict[str, Any]
-    replace: dict[str, dict[str, None]]
-    drop_missing: list[str]
+    params: dict[str, Any]  # params.yaml, without where the table comes from
+    gates: dict[str, Any]  # gates.yaml
     dtypes: dict[str, str]  # where another is right than the inferred one
-    split: dict[str, Any]
-    validate: dict[str, Any]
-    train: dict[str, Any]
-    leaves: list[int]  # to try
-    min_category_rows: int
-    slices: list[str]
-    min_slice_rows: int
-    baseline_rows: int | None  # gates.baseline.min_rows, where its default is too many
-    drift_rows: int
-    gates: dict[str, dict[str, Any]]
-    gated_slices: dict[str, dict[str, Any]]
-    tuned: str
     said: list[Said]
 
 
@@ -124,18 +110,34 @@ def decide(columns: Sequence[Column], target: str, where: str, task: TaskKind | 
     if kind == "regression" and abs(known.skew) > 2:
         tell("skewed", target, f"skewness {known.skew:.1f}: few large values rule rmse and r2, mae says more")
     leaves = [3, 7, 15] if small else [7, 15, 31]
-    params = {"n_estimators": 300 if small or len(counts) > COUNTED else 1000, "learning_rate": 0.05}
-    params |= {"num_leaves": leaves[1], "min_child_samples": 5 if small else 20 if rows < 10_000 else 40, "colsample_bytree": 0.7}  # fmt: skip
-    return Plan(
-        kind, positive, threshold, {**roles, **({"ignore": ignored} if ignored else {})}, replace,
-        [target] if known.missing or without else [], dtypes, split,
-        {"min_rows": rounded(known.rows / 2), "min_class_rows": min(20, max(2, min(counts.values(), default=0) // 2))},
-        {"model": f"lightgbm.LGBM{'Regressor' if kind == 'regression' else 'Classifier'}", "params": params},
-        leaves, 5 if small else 20, slices, 20 if small else 50,
-        max(10, asked // 2) if asked < 400 else None, min(1000, max(50, rounded(asked / 2))), gates,
-        {"mae" if kind == "regression" else "log_loss": {"direction": "lower", "max_regression": "10%"}} if slices and asked >= 1000 else {},
-        {"binary": "roc_auc", "multiclass": "log_loss", "regression": "mae"}[kind], said,
-    )  # fmt: skip
+    tried = {
+        "n_estimators": 300 if small or len(counts) > COUNTED else 1000,
+        "learning_rate": 0.05,
+        "num_leaves": leaves[1],
+    }
+    tried |= {"min_child_samples": 5 if small else 20 if rows < 10_000 else 40, "colsample_bytree": 0.7}
+    least = {"min_class_rows": min(20, min(counts.values()) // 2)} if counts else {}
+    params: dict[str, Any] = {
+        "task": kind, "target": target, "positive": positive, "threshold": threshold,
+        "columns": {**roles, **({"ignore": ignored} if ignored else {})},
+        "ingest": {"replace": replace} if replace else {},
+        "validate": {"min_rows": rounded(known.rows / 2), **least},
+        "prepare": {**split, **({"drop_missing": [target]} if known.missing or without else {})},
+        "featurize": {"min_category_rows": 5 if small else 20},
+        "train": {"model": f"lightgbm.LGBM{'Regressor' if kind == 'regression' else 'Classifier'}", "params": tried, "early_stopping": 50, "device": "cpu", "seed": 0},
+        "evaluate": {"slices": slices, "min_slice_rows": 20 if small else 50},
+        "tune": {"metric": TUNED[kind], "grid": {"train.params.num_leaves": leaves, "train.params.learning_rate": [0.03, 0.05, 0.1]}},
+        "drift": {"effect": 0.1, "max_loss": 0.05, "min_rows": min(1000, max(50, rounded(asked / 2)))},
+    }  # fmt: skip
+    judged: dict[str, Any] = {"version": 1, "metrics": gates}
+    if slices and asked >= 1000:
+        rule = {"direction": "lower", "max_regression": "10%"}
+        judged["slices"] = [
+            {"by": slices, "min_rows": 200, "metrics": {"mae" if kind == "regression" else "log_loss": rule}}
+        ]
+    if asked < 400:
+        judged["baseline"] = {"min_rows": max(10, asked // 2)}
+    return Plan(params, judged, dtypes, said)
 
 
 def _task(target: Column, where: str, task: TaskKind | None, tell: Tell) -> tuple[TaskKind, dict[str, int], list[str]]:
@@ -175,7 +177,7 @@ def _task(target: Column, where: str, task: TaskKind | None, tell: Tell) -> tupl
 def _positive(counts: Mapping[str, int], tell: Tell) -> tuple[str, Any]:
     """Return the positive label and the threshold of a binary task."""
     positive = positive_of(counts)
-    reason = "so is what happens called" if positive.lower() in YES else "the rarer label"
+    reason = "by its name" if positive.lower() in YES else "the rarer label"
     tell("positive", positive, f"{reason}; its probability is predicted")
     share = counts[positive] / sum(counts.values())
     if share >= RARE:
@@ -272,14 +274,14 @@ def _roles(columns: Sequence[Column], kind: str, tell: Tell) -> tuple[dict[str, 
     ignored: list[str] = []
     dtypes: dict[str, str] = {}
     found: dict[str, list[str]] = {}
-    named = [each for each in columns if each.distinct > 1]
-    single = [each for each in named if each.distinct == each.rows and each.dtype in {"integer", "text", "category"}]
+    various = [each for each in columns if each.distinct > 1]
+    single = [each for each in various if each.distinct == each.rows and each.dtype in {"integer", "text", "category"}]
     keys = [each for each in single if each.words & IDS or (each.running and each.name == columns[0].name)]
     if keys:
         roles["id"] = keys[0].name
         tell("id", keys[0].name, "another value in every row")
     several = [
-        each for each in named
+        each for each in various
         if each.words & GROUPS and each.dtype not in {"number", "datetime"} and not each.missing
         and max(FEWEST, each.rows / 50) <= each.distinct < each.rows
     ]  # fmt: skip
@@ -287,7 +289,7 @@ def _roles(columns: Sequence[Column], kind: str, tell: Tell) -> tuple[dict[str, 
         group = max(several, key=lambda each: each.distinct)
         roles["group"] = group.name
         tell("group", group.name, f"{group.rows / group.distinct:.1f} rows of each of {group.distinct:,}")
-    times = [each for each in named if each.borders and each.words & TIMES and not each.words & PAST]
+    times = [each for each in various if each.borders and each.words & TIMES and not each.words & PAST]
     if times:
         roles["time"] = times[0].name
         tell("time", times[0].name, "says when")
@@ -302,6 +304,11 @@ def _roles(columns: Sequence[Column], kind: str, tell: Tell) -> tuple[dict[str, 
         elif each in single and (each.words & IDS or each.dtype != "integer"):
             ignored.append(each.name)
             found.setdefault("another value in every row", []).append(each.name)
+        elif not named(each.name):
+            ignored.append(each.name)
+            found.setdefault(
+                "a quote, a backslash or a line's end in its name cannot be asked for: rename it", []
+            ).append(each.name)
         elif each.power >= LEAK:
             ignored.append(each.name)
             how = f"predicts {'the value' if kind == 'regression' else 'the label'} almost perfectly by itself ({each.power:.3f}): does it hold the answer?"  # fmt: skip

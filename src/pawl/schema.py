@@ -63,6 +63,11 @@ def load(path: Path) -> Schema:
     return msgspec.convert({"columns": columns}, Schema)
 
 
+def named(name: str) -> bool:
+    """Say whether a feature may be called so: msgspec takes no field whose name JSON escapes."""
+    return not any(character in '"\\' or character < " " for character in name)
+
+
 def arrow_types(dtypes: Mapping[str, str]) -> dict[str, Any]:
     """Return {column: pyarrow type} for {column: dtype}."""
     import pyarrow as pa

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from pawl import bundle, frames, paths
 from pawl.config import Task
 from pawl.problem import Problem
-from pawl.schema import Schema
+from pawl.schema import Schema, named
 from task.features import build_features
 from task.params import FeaturizeParams
 
@@ -18,6 +18,11 @@ def run(task: Task, params: FeaturizeParams, schema: Schema) -> None:
     if not dtypes:
         fix = "give columns the dtype integer, number, boolean or category; see `columns` in params.yaml"
         raise Problem("no column is left to learn from", paths.SCHEMA, fix)
+    if odd := next((name for name in dtypes if not named(name)), None):
+        what = f"the service cannot be asked for {odd!r}: JSON would have to escape a character of its name"
+        raise Problem(
+            what, paths.SCHEMA, "rename it in the source or in src/task/data.py, or name it in columns.ignore"
+        )
     transformer = build_features(dtypes, params)
     paths.FEATURES.mkdir(parents=True, exist_ok=True)
     train = frames.from_table(pq.read_table(paths.PREPARED / "train.parquet", columns=list(dtypes)), dtypes)
