@@ -20,7 +20,8 @@ from pawl.config import Drift
 from pawl.gate.statistics import Z90, holm
 from pawl.metrics import Estimate, Z
 from pawl.parts import Part, Value
-from pawl.report.draw import interval, number
+from pawl.report.draw import number
+from pawl.report.text import between
 
 Kind = Literal["number", "category"]
 Verdict = Literal["drift", "no drift", "insufficient data"]
@@ -330,7 +331,7 @@ def judge(report: Report) -> tuple[Verdict, str]:
     causes += [said(report.prediction)] if report.prediction and report.prediction.drifted else []
     if (lost := report.performance) and lost.lost:
         verb = "fell" if lost.current.value < lost.reference.value else "rose"  # type: ignore[operator]  # both are numbers
-        by = f"{shown(lost.worse)} (95 % interval {interval(lost.worse)})"
+        by = f"{shown(lost.worse)} (95 % interval {between(lost.worse)})"
         causes.append(f"{lost.metric} {verb} by {by} on {lost.current.n:,} labelled rows")
     if causes:
         return "drift", f"Drift: {', '.join(causes)}."
@@ -381,7 +382,7 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     if lost := report.performance:
         moved = f"{shown(lost.reference)} → {shown(lost.current)} on {lost.current.n:,} labelled rows"
         worse = (
-            f"a loss of {shown(lost.worse)} (95 % interval {interval(lost.worse)}), allowed {report.limits.max_loss:g}"
+            f"a loss of {shown(lost.worse)} (95 % interval {between(lost.worse)}), allowed {report.limits.max_loss:g}"
         )
         told.append(f"{lost.metric}: {moved}; {worse}")
     elif report.models:
