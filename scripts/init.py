@@ -66,7 +66,7 @@ PARTED = {"ingest.replace", "train.params", "tune.grid"}  # written one below th
 COMMENTS = {
     "task": "binary | multiclass | regression",
     "positive": "the label whose probability is predicted; null unless binary",
-    "threshold": "or a rule on the validation split, of a binary task: README, Configuration",
+    "threshold": "or a rule on the validation split, of a binary task: docs/configuration.md",
     "columns": "columns with a role; none of them is a feature",
     "ingest.source": "or s3://bucket/part-*.parquet, https://..., {train: a.csv, test: b.csv}; or sql",
     "ingest.replace": "null: becomes missing",
