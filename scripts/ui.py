@@ -6,13 +6,13 @@ python -m scripts.ui --host 0.0.0.0 --port 8080      for others too: MLflow asks
 The registry of GitHub's runs: python -m scripts.store pull ghcr.io/OWNER/REPOSITORY/registry, in a folder without one.
 """
 
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from pawl import paths, tracking
 from pawl.problem import Problem
+from pawl.serving.settings import free
 from scripts import cli
 
 
@@ -25,13 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not paths.STORE.exists():
         raise Problem(f"there is no {paths.STORE}", "the embedded registry", "run `make run`")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((args.host, args.port))
-        except OSError as error:
-            fix = "end what listens there, or take another: make ui PORT=5001"
-            raise Problem(f"{args.host}:{args.port} cannot be used: {error.strerror}", "--host, --port", fix) from error
+    free(args.host, args.port, "--host", "--port (make ui PORT=5001)")
     print(f"http://{args.host}:{args.port}", file=sys.stderr, flush=True)
     try:
         return subprocess.run(tracking.command(args.host, args.port), env=tracking.quiet(), check=False).returncode

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # as the first process of a container it would not h
 import gc
 import os
 import resource
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from pawl.problem import Problem
 from pawl.serving import predictor
 from pawl.serving.log import event
-from pawl.serving.settings import Settings
+from pawl.serving.settings import Settings, free
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -30,7 +29,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         settings = Settings.of(environ)
         folder = Path(settings.bundle)
-        _free(settings.host, settings.port, "PAWL_PORT")
+        free(settings.host, settings.port, "PAWL_HOST", "PAWL_PORT")
         trial = predictor.tried(folder)  # meanwhile the libraries are imported
         from pawl.serving.app import create_app
         from pawl.serving.server import Server
@@ -40,7 +39,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         if settings.metrics_port:
             from prometheus_client import start_http_server
 
-            _free(settings.host, settings.metrics_port, "PAWL_METRICS_PORT")
+            free(settings.host, settings.metrics_port, "PAWL_HOST", "PAWL_METRICS_PORT")
             start_http_server(settings.metrics_port, settings.host, app.registry)
     except Problem as problem:
         print(problem, file=sys.stderr)  # noqa: T201 - an entry point
@@ -53,30 +52,12 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     app.openapi()
     server = Server(app, settings.host, settings.port, settings.drain_seconds)
     identity = {"digest": app.served.manifest["digest"], "model_version": app.model_version, "served_by": app.served.by}
-    event(
-        "started",
-        **identity,
-        url=f"http://{settings.host}:{settings.port}",
-        api_keys=len(app.keys),
-        prediction_log=settings.log_dir or None,
-        seconds=round(time.monotonic() - started, 2),
-    )
+    url, seconds = f"http://{settings.host}:{settings.port}", round(time.monotonic() - started, 2)
+    log = settings.log_dir or None
+    event("started", **identity, url=url, api_keys=len(app.keys), prediction_log=log, seconds=seconds)
     server.run()
     event("stopped")
     return 0
-
-
-def _free(host: str, port: int, name: str) -> None:
-    """Raise Problem unless one can listen there. name: the variable that says the port."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            fix = f"end what listens there, or set {name} to another"
-            if isinstance(error, socket.gaierror):
-                fix = "PAWL_HOST is an address of this machine: 127.0.0.1, or 0.0.0.0 for all"
-            raise Problem(f"cannot listen on port {port}: {error.strerror}", host, fix) from error
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the environment says of a service. Every name begins with PAWL_."""
 
+import socket
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -33,11 +34,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings":
         """Return the settings; raise Problem for a value that does not fit."""
-        given = {
-            name: environ[f"PAWL_{name.upper()}"]
-            for name in cls.__struct_fields__
-            if environ.get(f"PAWL_{name.upper()}")
-        }
+        found = {name: environ.get(f"PAWL_{name.upper()}") for name in cls.__struct_fields__}
+        given = {name: value for name, value in found.items() if value}
         for name, value in given.items():
             try:
                 msgspec.convert({name: value}, cls, strict=False)
@@ -58,3 +56,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def listed(value: str) -> tuple[str, ...]:
     """Return what a setting separates by commas."""
     return tuple(filter(None, (each.strip() for each in value.split(","))))
+
+
+def free(host: str, port: int, *names: str) -> None:
+    """Raise Problem unless one can listen there. names: what says the host, and what the port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fix = f"end what listens there, or set {names[1]} to another"
+            if isinstance(error, socket.gaierror):
+                fix = f"{names[0]} is an address of this machine: 127.0.0.1, or 0.0.0.0 for all"
+            raise Problem(f"cannot listen on port {port}: {error.strerror}", host, fix) from error
