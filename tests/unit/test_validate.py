@@ -154,6 +154,16 @@ def test_a_leak_is_found_beside_rows_without_a_target_and_labels_of_few_rows():
     assert said(findings(columns, task=task, rules=rules), "error", "pay", "predicts")
 
 
+def test_a_column_that_is_ignored_may_be_constant_and_may_not_break_its_rules():
+    columns = table() | {"region": ["north"] * 400}
+    task = msgspec.structs.replace(TASK, columns=Columns(id="id", ignore=("region",)))
+
+    assert said(findings(columns), "warn", "region", "constant")
+    assert findings(columns, task=task) == {}
+    columns["region"][:100] = [None] * 100
+    assert said(findings(columns, task=task), "error", "region", "missing")
+
+
 def test_an_id_of_many_values_is_no_leak():
     columns = table() | {"region": [f"x{row}" for row in range(400)]}
     rules = RULES | {"region": Column(dtype="category")}

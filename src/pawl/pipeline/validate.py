@@ -87,7 +87,8 @@ def check(task: Task, params: Validate, schema: Schema) -> list[Finding]:
         findings.append(Finding(rule, name, note["count"], note["count"] / total, tuple(note["rows"])))
     findings += _values(table, present)
     for name, column in present.items():
-        findings += _column(table.column(name), name, column, params, untyped.get(name, {}).get("count", 0))
+        found = _column(table.column(name), name, column, params, untyped.get(name, {}).get("count", 0))
+        findings += [each for each in found if each.level == "error" or name not in task.columns.ignore]
     dtype = present[task.target].dtype if task.target in present else "number"
     if task.task == "regression" and dtype not in {"integer", "number"}:
         rule = f"the target of a regression must be integer or number, not {dtype}"
