@@ -11,6 +11,8 @@ it was, and a proposal that is open is closed. Exit code: 0 done, 1 not good eno
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -112,15 +114,20 @@ def fresh(environ: Mapping[str, str]) -> Checked:
     """Bring the source as it is now, move what pins it, and ask the champion about it; raise SystemExit where the pipeline fails."""
     params = config.load(paths.PARAMS)
     change(paths.PARAMS, pins(params, datetime.now(UTC).date().isoformat()))
-    if code := pipeline(environ, "ingest"):
-        raise SystemExit(code)
+    brought(environ, "ingest")
     if table_of(paths.LOCKFILE.read_text()) == table_of(committed()):
         return Checked(good=True, said="The data are those that dvc.lock names: nothing to retrain on.")
     if params.prepare.split == "time":
         change(paths.PARAMS, borders(params))
-    if code := pipeline(environ, "prepare"):
-        raise SystemExit(code)
+    brought(environ, "prepare")
     return check(config.load(paths.PARAMS))
+
+
+def brought(environ: Mapping[str, str], stage: str) -> None:
+    """Run the pipeline to a stage, without its summary: what comes next there is not what comes next here."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        if code := pipeline(environ, stage):
+            raise SystemExit(code)
 
 
 def pins(params: Params, today: str) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pawl import config, paths
-from scripts import retrain
+from pawl import bundle, config, paths
+from scripts import baseline, retrain
 
 
 @pytest.fixture
@@ -214,3 +215,17 @@ def test_two_at_once_are_one(served):
     with retrain.run.only_run("retrain.lock"):
         assert "another run of this project is going on" in served.do("retrain", code=3)
     assert served.git("status", "--porcelain", "params.yaml", "dvc.lock") == ""
+
+
+def test_a_bundle_that_the_code_here_lets_answer_otherwise_is_not_scored(modelled, monkeypatch):
+    monkeypatch.chdir(modelled.path)
+    loaded = bundle.load(paths.BUNDLE)
+    table = pq.read_table(paths.PREPARED / "test.parquet")
+    asked = (loaded.manifest["target"], loaded.manifest["labels"], table)
+    first, *others = loaded.golden["probabilities"]
+    otherwise = loaded._replace(golden={**loaded.golden, "probabilities": [first[::-1], *others]})
+
+    assert baseline.unread(loaded, *asked) == ""
+    assert (
+        baseline.unread(otherwise, *asked) == "it answers 1 of its golden rows otherwise by the src/task that is here"
+    )
