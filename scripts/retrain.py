@@ -31,8 +31,8 @@ from pawl.drift import Performance
 from pawl.gate import rules
 from pawl.parts import Value
 from pawl.problem import Problem
-from pawl.report.draw import number
-from pawl.yamlfile import change, refuse_name
+from pawl.report.text import between
+from pawl.yamlfile import change
 from scripts import baseline, cli, github, in_image, report, run, unattended
 
 WORKFLOW = "retrain.yml"
@@ -190,9 +190,9 @@ def check(params: Params) -> Checked:
         lost = performance(params, loaded, table, recorded)
     except Problem as problem:  # a class that it does not know
         return Checked(good=False, said=f"The data are no longer what {who} knows: {problem.what}.")
-    was, now = (number(each.value, each.low, each.high) for each in (lost.reference, lost.current))
-    interval = f"95 % interval {number(lost.low, lost.low, lost.high)} to {number(lost.high, lost.low, lost.high)}"
-    worse = f"worse by {number(lost.loss, lost.low, lost.high)}, {interval}; allowed {limits.max_loss:g}"
+    was, now = drift.shown(lost.reference), drift.shown(lost.current)
+    interval = f"95 % interval {between(lost.worse)}"
+    worse = f"worse by {drift.shown(lost.worse)}, {interval}; allowed {limits.max_loss:g}"
     verdict = "is no longer good enough" if lost.lost else "is good enough"
     said = f"{who.capitalize()} {verdict}: {lost.metric} is {now} on {lost.current.n:,} fresh rows, and was {was} ({worse})."
     return Checked(good=not lost.lost, said=said)
@@ -202,16 +202,12 @@ def performance(params: Params, loaded: bundle.Bundle, table: Any, recorded: Map
     """Return the metric of a bundle on a table's rows, against the one that its run recorded on its own test rows."""
     from pawl.pipeline import evaluate, train
 
-    gates = rules.load(paths.GATES).metrics
     known = [name.removeprefix("test.") for name in recorded if name.startswith("test.") and name.count(".") == 1]
-    metric = params.drift.metric or next(name for name in gates if name in known)
-    if metric not in known:
-        refuse_name(f"drift.metric: {metric}", metric, known, where=str(paths.PARAMS))
+    metric, sign = rules.load(paths.GATES).watched(params.drift.metric, known)
     value, low, high = (recorded.get(f"test.{metric}{end}") for end in ("", ".low", ".high"))
     was = Value(value, low, high, 0)
     y = train.target(table.column(params.target), loaded.manifest["labels"])
     now = evaluate.measure(params.problem, y, *evaluate.score(loaded, table), params.evaluate)[metric]
-    sign = gates[metric].sign if metric in gates else 1 if metric in rules.HIGHER else -1
     lost = drift.performance(metric, sign, was, now, params.drift)
     if lost is None:
         raise Problem(f"{metric} has no interval on these rows", paths.PARAMS, "drift.metric: one that has")

@@ -162,3 +162,15 @@ def test_a_waiver_is_for_the_rule_that_it_names():
     }  # fmt: skip
     for waiver, expected in covered.items():
         assert {rule for rule in covered["*"] if rules.waives(waiver, rule)} == expected
+
+
+def test_production_is_judged_by_the_first_rule_that_is_known_or_by_the_metric_that_is_asked_for(tmp_path):
+    gates = load(tmp_path, SHIPPED)
+    known = ["accuracy", "log_loss", "lift"]
+
+    assert gates.watched(None, known) == ("log_loss", -1)
+    assert gates.watched("accuracy", known) == ("accuracy", 1)
+    with pytest.raises(Problem, match=r"it is not known which lift is better.*\n.*gates\.yaml.*\n.*a direction"):
+        gates.watched("lift", known)
+    with pytest.raises(Problem, match=r"drift\.metric: accurac.*\n(.*\n)?.*accuracy"):
+        gates.watched("accurac", known)
