@@ -313,8 +313,7 @@ import json, mlflow
 from pathlib import Path
 from pawl import bundle, frames
 loaded = bundle.load(Path("models/bundle"))
-mlflow.set_tracking_uri("sqlite:///mlflow.db")
 frame = frames.from_records(loaded.golden["records"][:3], loaded.dtypes)
-answer = mlflow.pyfunc.load_model("models:/pawl@candidate").predict(frame)
+answer = mlflow.pyfunc.load_model(str(next(Path("mlartifacts").rglob("MLmodel")).parent)).predict(frame)
 print(json.dumps({"predictions": answer["predictions"].tolist()}))
 """
