@@ -1,4 +1,4 @@
-"""Look at a table; write the first params, schema and gates for it, and say why each is so.
+"""Look at a table; write its first params, schema and gates, and say why each is so.
 
 python -m scripts.init --data customers.csv --target churned
 python -m scripts.init --data https://example.org/wine.csv --target quality --task regression --yes

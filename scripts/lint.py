@@ -1,4 +1,4 @@
-"""Check workflows, shell, dependabot.yml, Dockerfiles, manifests of Kubernetes, Markdown.
+"""Check workflows, shell, dependabot.yml, Dockerfiles, Kubernetes, Markdown.
 
 A check that finds nothing to check fails.
 
