@@ -139,8 +139,7 @@ def test_a_prometheus_hears_of_drift_of_rows_that_were_dropped_and_of_who_does_n
     watched.until(lambda _: watched.health() == ["up", "up"])
     assert watched.until(lambda _: watched.ask("query?query=model_info")["result"]) == set()
 
-    (watched.folder / "reports").mkdir()
-    (watched.folder / "reports/drift.json").write_text(json.dumps(DRIFT))
+    (watched.folder / "log/history.jsonl").write_text(json.dumps(DRIFT) + "\n")  # where scripts.drift keeps it
     for _ in range(10):
         request = urllib.request.Request(f"http://127.0.0.1:{watched.model}/predict", asked, {"Content-Type": "application/json"})  # fmt: skip
         urllib.request.urlopen(request, timeout=10).read()
