@@ -110,11 +110,13 @@ def driver(url: str) -> str:
 def samplers(root: Path, args: argparse.Namespace) -> dict[str, object]:
     folder, found = made(root / "samplers", args.rows), {}
     for sampler, seeds in (("grid", 1), ("random", args.seeds), ("tpe", args.seeds)):
-        best = []
+        going = []
         for seed in range(seeds):
             words = ["--sampler", sampler, "--seed", str(seed), "--trials", str(GRID)]
-            going = searching(folder, *words, "--storage", f"sqlite:///{folder}/{sampler}{seed}.db")
-            ended(going)
+            going.append(searching(folder, *words, "--storage", f"sqlite:///{folder}/{sampler}{seed}.db"))
+        ended(*going)
+        best = []
+        for seed in range(seeds):
             url = f"sqlite:///{folder}/{sampler}{seed}.db"
             (name,) = optuna.get_all_study_names(url)
             best.append(optuna.load_study(study_name=name, storage=url).best_value)
