@@ -4,7 +4,12 @@ BIN := .venv/bin
 # PAWL_ENV=system: this Python has everything. IN=image: the pipeline runs in Dockerfile.train's environment.
 PY := $(if $(filter system,$(PAWL_ENV)),$(PYTHON),$(if $(EXAMPLE),../../../)$(BIN)/python)
 # EXAMPLE=name: in that example's folder, with its code and its own registry.
-PY := $(if $(EXAMPLE),cd .pawl/examples/$(EXAMPLE) && PYTHONPATH=src MLFLOW_TRACKING_URI= )$(PY)
+INSIDE = { cd .pawl/examples/$(EXAMPLE) 2>/dev/null || { echo "error: nothing ran for EXAMPLE=$(EXAMPLE) yet" >&2; echo "  fix: make run EXAMPLE=<$(notdir $(patsubst %/params.yaml,%,$(wildcard examples/*/params.yaml)))>" >&2; exit 2; }; }
+PY := $(if $(EXAMPLE),$(INSIDE) && PYTHONPATH=src MLFLOW_TRACKING_URI= )$(PY)
+# A variable that is mistyped would do nothing. Those with a _ may be the environment's.
+TAKEN := ADULT ARGS BASE COMMIT DATA EXAMPLE FROM HOST IN NOTE PORT PROFILE PYTHON TARGET VERSION YES
+GIVEN := $(foreach each,$(.VARIABLES),$(if $(filter command,$(origin $(each))),$(if $(findstring _,$(each)),,$(each))))
+$(if $(filter-out $(TAKEN),$(GIVEN)),$(error $(filter-out $(TAKEN),$(GIVEN)) is not known; there are: $(TAKEN)))
 $(if $(filter-out image,$(IN)),$(error IN=$(IN) is not known: IN=image, or nothing))
 RUN := $(PYTHON) -m $(if $(filter image,$(IN)),scripts.in_image)
 BUNDLE := $(wildcard models/bundle/manifest.json)

@@ -85,7 +85,7 @@ def ready() -> bool:
 
 def make() -> None:
     """Make or renew the environment; raise SystemExit(3) with the cause if the package index does not answer."""
-    tell(f"Making {VENV} from {LOCK} (once, about a minute) ...")
+    tell(f"Making {VENV} from {LOCK} (once: a minute or two, on a busy machine several) ...")
     if not python().exists():
         shutil.rmtree(VENV, ignore_errors=True)
         call([suitable_python() or sys.executable, "-m", "venv", str(VENV)])

@@ -221,9 +221,11 @@ def found_in(cells: Any) -> dict[str, Any]:
         bare = pc.utf8_trim_whitespace(values)
         trim = trim or not bare.equals(values)
         known = bare.filter(pc.not_equal(bare, ""))
-        numbers = len(known) and pc.all(pc.match_substring_regex(known, r"^[+-]?\d*(,\d+)?$")).as_py()
-        commas = commas or bool(numbers and pc.any(pc.match_substring_regex(known, r",(\d\d?|\d{4,})$")).as_py())
-        _, bad = ingest.cast(known, TYPES["number"])
+        sure = known.filter(pc.invert(pc.is_in(known, pa.array(sorted(UNKNOWN)))))
+        numbers = len(sure) and pc.all(pc.match_substring_regex(sure, r"^[+-]?\d*(,\d+)?$")).as_py()
+        comma = bool(numbers and pc.any(pc.match_substring_regex(sure, r",(\d\d?|\d{4,})$")).as_py())
+        commas = commas or comma
+        _, bad = ingest.cast(pc.replace_substring(known, ",", ".") if comma else known, TYPES["number"])
         names = set(known.take(pa.array(bad)).to_pylist()) if 0 < len(bad) < min(len(known), len(UNKNOWN)) else set()
         marks |= (names if names <= UNKNOWN else set()) | (MARKS & set(known.slice(0, 5000).to_pylist()))
     found: dict[str, Any] = {"trim": True} if trim else {}

@@ -53,7 +53,7 @@ def terms(versions: Sequence[Any], releases: Sequence[Release]) -> list[tuple[st
         for made in each.tags.get(registry.PROMOTIONS, "").split()
     ]
     begun.sort(key=lambda each: each[0])
-    ends = [*(made for made, *_ in begun[1:]), ""]
+    ends = [*(made for made, *_ in begun[1:]), ""][: len(begun)]
     return [(version, digest, made, end) for (made, version, digest), end in zip(begun, ends, strict=True)]
 
 

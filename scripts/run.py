@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
                 environment.tell("  nothing was changed: data/, models/ and reports/ are what they were before")
                 return int(code)
     print(summary(params.task, ran, cached, time.time() - started, whole=not args.stages or "evaluate" in args.stages))
+    if params.ingest.source == "sample":
+        print("data: the generated sample; `make init DATA=<file or URL> TARGET=<column>` takes a table of yours")
     return 0
 
 

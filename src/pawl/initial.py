@@ -18,7 +18,7 @@ TUNED = {"binary": "roc_auc", "multiclass": "log_loss", "regression": "mae"}
 RARE = 0.2  # a smaller share of positives is imbalance
 IDS = {"id", "ids", "uuid", "guid", "key", "nr", "no", "number", "index", "idx", "row", "rowid", "rownum"}
 GROUPS = {"id", "uuid", "customer", "client", "patient", "user", "account", "household", "session", "device", "person", "subject", "group", "member"}  # fmt: skip
-TIMES = {"date", "time", "timestamp", "datetime", "day", "month", "week", "year", "quarter", "period", "created", "ordered", "at", "ts"}  # fmt: skip
+TIMES = {"date", "time", "timestamp", "datetime", "day", "month", "week", "year", "quarter", "period", "created", "ordered", "at", "on", "ts"}  # fmt: skip
 PAST = {"birth", "birthday", "birthdate", "dob", "born"}
 SPLIT = {"train", "valid", "test"}
 YES = {"yes", "y", "true", "t", "1", "1.0", "positive", "pos", "bad", "churned", "fraud", "default", "event", "case"}
@@ -90,7 +90,10 @@ def decide(columns: Sequence[Column], target: str, where: str, task: TaskKind | 
 
     roles, ignored, dtypes = _roles([each for each in columns if each.name != target], kind, tell)
     left = [each for each in columns if each.name not in {target, *roles.values(), *ignored}]
-    for dtype, cause in (("datetime", "dates"), ("text", f"free text, or more than {MOST_CLASSES} values")):
+    for dtype, cause in (
+        ("datetime", "dates"),
+        ("text", f"free text, codes, or dates that are not written 2025-12-31: more than {MOST_CLASSES} values"),
+    ):
         if names := [each.name for each in left if dtypes.get(each.name, each.dtype) == dtype]:
             tell("no feature", listed(names), f"{cause}; src/task/data.py can make some of them")
     features = [each for each in left if dtypes.get(each.name, each.dtype) not in {"text", "datetime"}]

@@ -175,7 +175,7 @@ ODD = {
     "a target that is not there": ({"a.csv": CSV.encode()}, "a.csv", "bougth", "TARGET=bougth is not a known name", "did you mean bought?"),
     "rows that broke off": ({"a.csv": CSV.encode() + b"7,x\n"}, "a.csv", "bought", "1 rows of a.csv do not have 3 columns", "repair the rows"),
     "a name of the pipeline": ({"a.csv": CSV.replace("age", "row_id", 1).encode()}, "a.csv", "bought", "a column is called row_id", "rename it"),
-    "no name": ({"a.csv": b"," + CSV.encode()}, "a.csv", "bought", "column 1 has no name", "correct the header"),
+    "no name": ({"a.csv": b"," + CSV.encode()}, "a.csv", "bought", "column 1 has no name", "pandas' index: write the file with index=False; or correct the header"),
     "one value": ({"a.csv": CSV.replace("yes", "no").encode()}, "a.csv", "bought", "bought is no in all 60 rows", "name another TARGET"),
     "nothing named": ({"a.csv": CSV.encode()}, "a.csv", "", "TARGET is empty", "make init DATA="),
 }  # fmt: skip
@@ -220,6 +220,7 @@ def test_lists_in_a_parquet_file_are_refused_by_column(here, capsys):
         pytest.param(CSV.replace(",a,", ",-,"), {}, id="dashes among texts"),
         pytest.param(re.sub(r"^(\d+),", r"\1,5;", CSV.replace(",", ";").replace(";", ",", 0), flags=re.MULTILINE), {"separator": ";"}, id="semicolons again"),
         pytest.param(re.sub(r"(?m)^(\d+);", r"\1,5;", CSV.replace(",", ";")), {"separator": ";", "decimal": ","}, id="decimal commas"),
+        pytest.param(re.sub(r"(?m)^(\d+);", r"\1,5;", CSV.replace(",", ";")).replace("21,5;", "n/a;"), {"separator": ";", "decimal": ",", "missing": "n/a"}, id="decimal commas and a mark"),
         pytest.param(re.sub(r"(?m)^(\d+);", r"\1,500;", CSV.replace(",", ";")), {"separator": ";"}, id="thousands"),
     ],
 )  # fmt: skip

@@ -370,3 +370,9 @@ def test_a_store_that_loses_a_part_of_a_file_gets_no_version(registry, monkeypat
     registry.do("register")
     assert registry.aliases == {"candidate": "1"}
     assert registry.model_files("1")["data/bundle/pipeline.skops"] == (registry.path / "models/bundle/pipeline.skops").read_bytes()  # fmt: skip
+
+
+def test_versions_are_listed_before_one_is_champion(registry):
+    registry.do("register")
+
+    assert "candidate" in registry.do("models")

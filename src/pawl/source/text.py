@@ -26,7 +26,8 @@ def read_text(file: File, options: Csv) -> Iterator[Any]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Problem(f"the header names {', '.join(map(repr, twice))} more than once", where, fix)
     if "" in names:
-        raise Problem(f"column {names.index('') + 1} has no name", where, fix)
+        index = "" if names[0] else "pandas' index: write the file with index=False; or "
+        raise Problem(f"column {names.index('') + 1} has no name", where, index + fix)
     odd: list[tuple[int | None, int]] = []
 
     def note(row: Any) -> str:
