@@ -1,7 +1,7 @@
 """What many processes bring to one search, TPE to a grid, and a search to a model. Writes results/tune.json.
 
 PAWL_TUNE_STORAGE=postgresql://... python benchmarks/tune.py        SQLite without it; Postgres needs requirements/postgres.txt
-ADULT=<folder with adult.data and adult.test> python benchmarks/tune.py --trials 40 --seeds 5
+ADULT=<folder with adult.data and adult.test> python benchmarks/tune.py --only adult --trials 40
 python benchmarks/tune.py --trials 4 --rows 3000 --seeds 1          in minutes: shows that it works, and nothing else
 
 processes: the same number of trials by 1, 2 and 4 processes at once, each trial in one thread; then by two of which one is killed
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -125,6 +126,8 @@ def samplers(root: Path, args: argparse.Namespace) -> dict[str, object]:
 
 
 def adult(root: Path, args: argparse.Namespace) -> dict[str, object]:
+    if not os.environ.get("ADULT"):
+        sys.exit("ADULT is not set: the folder with adult.data and adult.test")
     folder = made(root / "adult", args.rows)
     told = [tested(folder)]
     ended(searching(folder, "--example", "adult", "--trials", str(args.trials), "--write"))
@@ -157,16 +160,24 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--rows", type=int, default=20_000, help="of the sample")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=[*PARTS], help="the others stay as they were measured"
+    )
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with tempfile.TemporaryDirectory() as name:
-        found: dict[str, object] = {"processes": processes(Path(name), args), "samplers": samplers(Path(name), args)}
-        found["adult"] = adult(Path(name), args) if os.environ.get("ADULT") else "not measured: ADULT is not set"
-    storage = os.environ.get("PAWL_TUNE_STORAGE", "sqlite").partition(":")[0]
-    found |= {"storage": storage, "date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count()}
-    found |= {"python": platform.python_version(), "versions": {one: version(one) for one in ("optuna", "lightgbm")}}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in args.only:
+        with tempfile.TemporaryDirectory() as name:
+            told = PARTS[part](Path(name), args)
+        storage = os.environ.get("PAWL_TUNE_STORAGE", "sqlite").partition(":")[0]
+        found[part] = told | {"storage": storage, "date": datetime.now(UTC).date().isoformat()}
+        found |= {"cores": os.cpu_count(), "python": platform.python_version()}
+        found |= {"versions": {one: version(one) for one in ("optuna", "lightgbm")}}
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps({part: found[part]}, indent=2), flush=True)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, object]]] = {"processes": processes, "samplers": samplers, "adult": adult}  # fmt: skip
 
 
 if __name__ == "__main__":

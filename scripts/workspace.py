@@ -57,7 +57,8 @@ def enter(example: str, module: str, words: Sequence[str]) -> None:
         raise Problem("the example's table could not be made", generate, "see its message above")
     sys.stdout.flush()
     os.chdir(folder)
-    environ = {**os.environ, "PYTHONPATH": str(folder / "src"), "PAWL_ENV": "system"}
+    places = filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")])
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PAWL_ENV": "system"}
     os.execve(sys.executable, [sys.executable, "-m", module, *words], environ)  # noqa: S606 - our own interpreter, no shell
 
 
