@@ -216,6 +216,15 @@ def test_the_figures_of_the_simulated_year_are_those_measured():
         assert words in flat("operator")
 
 
+def test_the_gain_of_a_search_is_the_one_measured():
+    measured = results("tune")["adult"]
+    gain, low, high = (f"{each:.4f}".replace("-", "−") for each in (measured["gain"], *measured["95 % interval, paired (DeLong)"]))  # fmt: skip
+
+    assert not measured["differs from zero"]
+    said = f"on Adult the best of {measured['trials']} trials moves the AUC of the test rows by {gain} (95 % interval {low} to {high})"
+    assert said in flat("data-scientist")
+
+
 def test_the_figures_of_drift_are_those_measured():
     measured = results("drift")
     ratios = measured["ratios"]
