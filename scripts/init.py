@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -427,7 +426,7 @@ def state_of(path: Path) -> str:
 
 def write(new: dict[Path, str]) -> None:
     """Write the files, and keep what was there."""
-    kept = KEPT / time.strftime("%Y%m%d-%H%M%S")
+    kept = KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")  # a second may see two
     for path, text in new.items():
         if path.exists() and path.read_text("utf-8") != text:
             (kept / path).parent.mkdir(parents=True, exist_ok=True)
