@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -497,8 +496,7 @@ def test_the_list_shows_since_when_each_was_served_where_and_by_which_image(rele
     released.git("remote", "remove", "origin")
     times = {version: f"2026-01-0{version}T00:00:00Z" for version in "12"}
     for version in "12":
-        clock = SimpleNamespace(gmtime=lambda: None, strftime=lambda *_, made=times[version]: made)
-        monkeypatch.setattr(ledger, "time", clock)
+        monkeypatch.setattr(ledger, "utc", lambda made=times[version]: made)
         digest = released.versions[version]["pawl.digest"]
         released.do("register", "--image", f"model@sha256:{version}", environ={"GITHUB_OUTPUT": "/dev/null"})
         released.do("ledger", "release", "--version", version, "--digest", digest, "--image", f"model@sha256:{version}", "--environment", "production")  # fmt: skip
