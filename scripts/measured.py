@@ -61,9 +61,8 @@ def stale() -> str | None:
     """Return a parameter or a file of the pipeline that is another than when the model was made."""
     if not paths.LOCKFILE.exists():
         return None
-    params, lock = (
-        YAML(typ="safe").load(path) for path in (paths.PARAMS, paths.LOCKFILE)
-    )  # as DVC: to PyYAML its yes is true
+    # As DVC reads them: to PyYAML its yes is true.
+    params, lock = (YAML(typ="safe").load(path) for path in (paths.PARAMS, paths.LOCKFILE))
     for stage in (lock or {}).get("stages", {}).values():
         for key, value in stage.get("params", {}).get(str(paths.PARAMS), {}).items():
             if functools.reduce(lambda found, part: (found or {}).get(part), key.split("."), params) != value:

@@ -1,5 +1,6 @@
 """What `python -m scripts` lists is what there is."""
 
+import os
 import re
 import subprocess
 import sys
@@ -28,3 +29,17 @@ def test_without_the_environment_the_list_shows_and_a_script_says_what_is_missin
 
     assert done.returncode == code, done.stderr
     assert ("fix: `make env`" in done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["help", "EXAMPL=iris"], 2, "EXAMPL is not known; there are: "),
+        (["help", "NOTE=lr=0.1 leaves=3", "ARGS=--a=1 --b=2", "MLFLOW_PORT=5001"], 0, ""),
+        (["serve", "EXAMPLE=churm"], 2, "fix: make run EXAMPLE=<adult churn diabetes iris>"),
+    ],
+)
+def test_make_refuses_a_variable_that_does_nothing_and_an_example_that_never_ran(words, code, said):
+    done = subprocess.run(["make", *words], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, check=False, capture_output=True, text=True)  # fmt: skip
+
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
