@@ -99,6 +99,8 @@ def make() -> None:
     for lock in (LOCK, *drivers()):
         call([uv, "pip", "install", *target, "--require-hashes", *compiled, "-r", str(lock)])
     call([uv, "pip", "install", *target, "--no-deps", "--no-build-isolation", "--editable", "."])
+    if compiled:  # what the first registration would wait for
+        call([str(python()), "-W", "ignore", "-c", "from pawl import tracking; tracking.empty()"])
     (VENV / "pawl.stamp").write_text(stamp_of(LOCK))
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import sys
 import tempfile
 import time
@@ -141,23 +142,37 @@ def store() -> Iterator[Store]:
 
 
 def _make(path: Path) -> None:
-    """Make an empty store: beside its place, so that MLflow's hundreds of steps need not wait for the disk one by one, and in it once it is whole."""
-    import mlflow
-    from sqlalchemy import Engine, event
-
-    def unsynced(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
+    """Make an empty store: beside its place, and in it once it is whole."""
     part = _home() / paths.STATE / "store.part"
-    part.unlink(missing_ok=True)
-    event.listen(Engine, "connect", unsynced)
-    try:
-        mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
-    finally:
-        event.remove(Engine, "connect", unsynced)
+    shutil.copyfile(empty(), part)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def empty() -> Path:
+    """Return a store in which there is nothing, not even an experiment: MLflow needs seconds to make it, so the environment keeps one."""
+    import mlflow
+    from sqlalchemy import Engine, event
+
+    ours = sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK)
+    kept = (Path(sys.prefix) if ours else _home() / paths.STATE) / f"mlflow-{mlflow.__version__}.db"
+    if kept.exists():
+        return kept
+
+    def unsynced(connection: Any, _: Any) -> None:  # hundreds of steps need not wait for the disk one by one
+        connection.execute("PRAGMA synchronous=OFF")
+
+    with tempfile.TemporaryDirectory(dir=kept.parent) as name:
+        made = Path(name) / "mlflow.db"
+        event.listen(Engine, "connect", unsynced)
+        try:
+            mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        finally:
+            event.remove(Engine, "connect", unsynced)
+        with contextlib.closing(sqlite3.connect(made)) as base, base:
+            base.execute("DELETE FROM experiments")  # MLflow makes its own again, under the path of the store
+        return made.replace(kept)
 
 
 def _home() -> Path:

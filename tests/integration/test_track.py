@@ -523,3 +523,13 @@ def test_a_store_whose_making_was_killed_is_made_anew(empty, warm, tmp_path):
             assert base.execute("pragma integrity_check").fetchall() == [("ok",)]
             tables = base.execute("select count(*) from sqlite_master").fetchone()[0]
             assert tables > 50
+
+
+def test_a_new_store_names_no_folder_but_its_own(empty, warm, tmp_path):
+    ((code, said),) = warm({"folder": tmp_path, "environ": dict(os.environ), "code": "from pawl import tracking\nwith tracking.store(): pass"})  # fmt: skip
+
+    assert code == 0, said
+    for place in (empty, tmp_path / "mlflow.db"):
+        with sqlite3.connect(place) as base:
+            found = base.execute("select name, artifact_location from experiments").fetchall()
+        assert found == [("Default", f"{place.parent}/mlruns/0")]

@@ -43,3 +43,21 @@ def test_make_refuses_a_variable_that_does_nothing_and_an_example_that_never_ran
     done = subprocess.run(["make", *words], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, check=False, capture_output=True, text=True)  # fmt: skip
 
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fails", "code"), [("", 0), ("scripts.smoke", 7), ("scripts.register", 7), ("scripts.report", 7)]
+)
+def test_a_run_fails_where_the_gate_the_registry_or_the_service_does(tmp_path, fails, code):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "did $2"\n[ "$2" = "$FAILS" ] && exit 7\nexit 0\n')
+    (tmp_path / "python").chmod(0o755)
+
+    done = subprocess.run(
+        ["make", f"PYTHON={tmp_path}/python", "run"], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system", "FAILS": fails},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert (done.returncode != 0, f"Error {code}" in done.stderr) == (bool(code), bool(code)), done.stdout + done.stderr
+    later = [] if fails == "scripts.report" else ["scripts.register", "scripts.smoke"]
+    assert sorted(re.findall("did (.+)", done.stdout)) == sorted(["scripts.run", "scripts.report", *later])
+    assert ("next: " in done.stdout) == (not code)
