@@ -159,13 +159,27 @@ def propose(environ: Mapping[str, str], title: str, body: str, *, auto_merge: bo
         said = f"Opened pull request #{pull.number}: {title}"
         notify.notify("retrain_opened", title, body, pull.html_url, environ)
     if auto_merge:
-        pull.enable_automerge(merge_method="SQUASH")
-        said += "\nGitHub merges it once what main requires has passed"
+        said += f"\n{merged_by_itself(pull, environ)}"
     if environ.get("DISPATCH") != "true":
         return said
     if issue := asked(repository):
         issue.edit(state="closed")
     return f"{said}\n{dispatch(repository, pull.number)}"
+
+
+def merged_by_itself(pull: Any, environ: Mapping[str, str]) -> str:
+    """Let GitHub merge it once what main requires has passed; return what was done, or what that needs."""
+    if environ.get("DISPATCH") == "true":
+        return "GitHub does not merge it by itself: what Actions' own token merges starts no release. Set the secret RETRAIN_TOKEN"
+    try:
+        pull.enable_automerge(merge_method="SQUASH")
+    except GithubException as error:
+        if error.status != 400:  # as PyGithub tells of GraphQL's errors
+            raise
+        why = "; ".join(each.get("message", "") for each in error.data["errors"])
+        needs = "Allow auto-merge and squash merging (Settings, General), and a check that main requires: python -m scripts.setup_github"
+        return f"GitHub does not merge it by itself: {why}. It needs: {needs}"
+    return "GitHub merges it once what main requires has passed"
 
 
 def asked(repository: Any) -> Any:

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 ran, cached = reproduce(args, warm, same_source=same_source)
             except BaseException as error:
-                end_children()
+                workspace.end_children()
                 put_back()
                 code = next((entry["code"] for entry in _stages() if entry["code"]), None)
                 ctrl_c = f"exited with -{signal.SIGINT:d}" in f"{error} {error.__cause__}"
@@ -108,15 +108,6 @@ def run(args: argparse.Namespace) -> int:
     if params.ingest.source == "sample":
         print("data: the generated sample; `make init DATA=<file or URL> TARGET=<column>` takes a table of yours")
     return 0
-
-
-def end_children() -> None:
-    """End what still runs, so that nothing writes an output after it was put back."""
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
 
 
 def of_dvc(error: Exception) -> Exception:

@@ -114,7 +114,7 @@ class Year:
             found.append(made.filter(pc.greater_equal(made["month"], f"2025-{sample.DRIFT_FROM + 1:02d}")))
         return pa.concat_tables(found).select(names).slice(0, rows)
 
-    def do(self, module: str, *words: str, **environ: str) -> None:
+    def do(self, module: str, *words: str, **environ: Any) -> None:
         """Run a script there; raise Problem where it fails."""
         code, why = workspace.call(self.folder, f"scripts.{module}", *words, **environ)
         if code:

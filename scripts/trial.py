@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,16 +70,25 @@ def answered() -> answers.Answers:
     return answers.of_table(found, task.task, labels, ())
 
 
-def attempt(base: Path, trial: Trial, parent: str, environ: Mapping[str, str]) -> str:
-    """Run a trial in a copy of `base`; return why it failed."""
+def attempt(
+    base: Path, trial: Trial, parent: str, environ: Mapping[str, str], watch: Callable[[Path], None] | None = None
+) -> str:
+    """Run a trial in a copy of `base`; return why it failed.
+
+    watch: called while it trains, with the file in which training writes how it goes; what it raises ends the trial.
+    """
     folder = Path(tempfile.mkdtemp(dir=base.parent))
     words = ["--name", trial.name, "--parent", parent, "--identity", json.dumps(trial.identity)]
     try:
         shutil.copytree(base, folder, symlinks=True, dirs_exist_ok=True)
         params = replaced(read_yaml(folder / paths.PARAMS)[0], trial.values)
         (folder / paths.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
+        (rounds := folder / "rounds").touch()
+        environ = {**environ, "NOTE": trial.told, **({train.ROUNDS: str(rounds)} if watch else {})}
         for module, given in (("scripts.run", []), ("scripts.trial", words)):
-            code, why = workspace.call(folder, module, *given, NOTE=trial.told, **environ)
+            code, why = workspace.call(
+                folder, module, *given, watch=partial(watch, rounds) if watch else None, **environ
+            )
             if code:
                 return why
     except OSError as error:  # a full disk, for one

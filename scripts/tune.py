@@ -27,6 +27,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,11 @@ STORAGE = "PAWL_TUNE_STORAGE"
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 LEVEL = 0.05
 SHOWN = 20  # trials in the table
-ALIVE = ("WAITING", "RUNNING", "COMPLETE")
+ENDED = ("COMPLETE", "PRUNED")
+ALIVE = ("WAITING", "RUNNING", *ENDED)
+# Of a trial's learning curve, from this round on: below that of so many percent of at least so many others, it is ended. Half of the
+# others would do for Optuna's median; benchmarks/tune.py shows what that loses.
+ROUND, BETTER, TRIED = 50, 75.0, 5
 BEAT, GRACE = 10, 60  # seconds: a process that works says so; after a silence its trial is another's
 
 
@@ -170,6 +175,11 @@ def check(params: Params, tune: Tune) -> bool:
     rule = rules.load(paths.GATES).metrics.get(tune.metric)
     if tune.metric in METRICS and not rule:
         raise Problem(f"it is not known which {tune.metric} is better", where, f"give it a direction in {paths.GATES}")
+    if tune.prune and not estimator.is_lightgbm(params.train) and "train.model" not in {*tune.grid, *tune.space}:
+        line = line_of(lines, ("tune", "prune"))
+        raise Problem(
+            f"tune.prune: {params.train.model} has no rounds to be ended after", f"{paths.PARAMS}:{line}", "remove it"
+        )
     tried = [("grid", *each) for each in tune.grid.items()] + [("space", *each) for each in tune.space.items()]
     for part, key, given in tried:
         ends = enumerate(given) if isinstance(given, list) else [("low", given.low), ("high", given.high)]
@@ -225,14 +235,21 @@ def study(found: Search, storage: Any) -> Any:
     import optuna
 
     space = {key: each if isinstance(each, list) else repr(each) for key, each in found.space.items()}
-    name = digest([found.code, found.sampler, found.seed, found.measured, space])
+    prune = found.tune.prune
+    name = digest([found.code, found.sampler, found.seed, found.measured, space, *["prune"] * prune])
     best = optuna.study.StudyDirection(1 if found.lower else 2)
-    return optuna.create_study(storage=storage, sampler=sampler(found), study_name=name, direction=best, load_if_exists=True)  # fmt: skip
+    pruner = (
+        optuna.pruners.PercentilePruner(BETTER, TRIED, ROUND, n_min_trials=TRIED)
+        if prune
+        else optuna.pruners.NopPruner()
+    )
+    return optuna.create_study(storage=storage, sampler=sampler(found), pruner=pruner, study_name=name, direction=best, load_if_exists=True)  # fmt: skip
 
 
 def of(asked: Any, *states: str) -> list[Any]:
-    """Return the trials of a study that are in these states."""
-    return [each for each in asked.get_trials(deepcopy=False) if each.state.name in states]
+    """Return the trials of a study that are in these states. One that two processes took is none: it never began."""
+    found = [each for each in asked.get_trials(deepcopy=False) if each.state.name in states]
+    return [each for each in found if each.state.name != "PRUNED" or "values" in each.user_attrs]
 
 
 def fill(asked: Any, slots: Sequence[Values], *, again: bool) -> None:
@@ -318,14 +335,22 @@ class Work:
         done = self.known(one)
         word = "known" if done else "done"
         if not done:
-            why = attempt(self.made(), one, self.parent, self.environ)
+            watch = partial(self.watch, asked, set()) if self.found.tune.prune else None
+            try:
+                why = attempt(self.made(), one, self.parent, self.environ, watch)
+            except optuna.TrialPruned as early:
+                self.lost(one, f"ended early, {early}: most others were better there", "KILLED")
+                print(f"{slot + 1} of {len(self.found.slots)}  {one.name}  ended early", file=sys.stderr, flush=True)
+                raise
             if self.stop.is_set():
                 raise Failed
             done = self.known(one)
         value = done.data.metrics.get(self.found.measured, math.nan) if done else math.nan
         if not math.isfinite(value):
             word, why = "failed", why or f"its {self.found.tune.metric} is not a number"
-            self.lost(one, why, new=not done)
+            self.failed[one.name] = why
+            if not done:
+                self.lost(one, f"failed: {why}", "FAILED")
             asked.set_user_attr("why", why)
         print(f"{slot + 1} of {len(self.found.slots)}  {one.name}  {word}", file=sys.stderr, flush=True)
         if why:
@@ -337,13 +362,24 @@ class Work:
         with self.lock, tracking.store() as store:
             return finished(store, self.experiment, one)
 
-    def lost(self, one: Trial, why: str, *, new: bool) -> None:
-        """Note a trial that failed."""
+    def watch(self, asked: Any, seen: set[str], rounds: Path) -> None:
+        """Tell Optuna how a trial's training goes; raise TrialPruned where it is worse than most others were at that round."""
+        import optuna
+
+        for line in rounds.read_text().splitlines(keepends=True):
+            if line in seen or not line.endswith("\n"):
+                continue
+            seen.add(line)
+            number, value = line.split()
+            asked.report(float(value) * (-1 if self.found.lower else 1), int(number))
+            if asked.should_prune():
+                raise optuna.TrialPruned(f"at round {number}")
+
+    def lost(self, one: Trial, why: str, status: str) -> None:
+        """Log a trial that has no model."""
         with self.lock, tracking.store() as store:
-            self.failed[one.name] = why
-            if new:
-                lost = tracking.begun(store, self.experiment, one.identity, one.name, self.parent).info.run_id
-                record(store, lost, "FAILED", {"mlflow.note.content": f"failed: {why}"}, one.values)
+            lost = tracking.begun(store, self.experiment, one.identity, one.name, self.parent).info.run_id
+            record(store, lost, status, {tracking.NOTE: why}, one.values)
 
     def made(self) -> Path:
         """Return a folder in which all that comes before training has run: once, for all."""
@@ -374,7 +410,7 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
         if alone and not args.storage:  # nobody else can be at it
             bury(asked, [each.number for each in of(asked, "RUNNING")])
         fill(asked, found.slots, again=True)
-        complete = len(of(asked, "COMPLETE"))
+        complete = len(of(asked, *ENDED))
         todo = max(len(found.slots) - complete, 0)
         workers = min(args.workers, todo)
         print(f"{len(found.slots)} trials: {complete} are finished, {todo} run, {workers} at once", file=sys.stderr)
@@ -387,12 +423,11 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
             except BaseException:
                 work.stop.set()
                 while not all(each.done() for each in going):
-                    run.end_children()
+                    workspace.end_children()
                     time.sleep(0.1)
                 raise
         done = of(asked, "COMPLETE")
-        if (left := len(found.slots) - len(done) - len(work.failed)) > 0:
-            print(f"{left} trials are left: the same command goes on", file=sys.stderr)
+        tell_rest(asked, len(found.slots) - len(work.failed))
         drawn = pictures(asked, found.tune.metric) if len(done) > 1 else ""
     with tracking.store() as store, tempfile.TemporaryDirectory() as folder:
         trials = {each.identity["pawl.trial"]: each for each in (found.name(one.user_attrs["values"]) for one in done)}
@@ -412,6 +447,15 @@ def search(found: Search, args: Any, environ: Mapping[str, str], *, alone: bool)
             tracking.send(store, store.client.get_run(parent).info.artifact_uri, to)
         record(store, parent, "FINISHED" if results else "FAILED", tags)
     return results, work.failed
+
+
+def tell_rest(asked: Any, trials: int) -> None:
+    """Say how many trials have no result, and why."""
+    ended, early = len(of(asked, *ENDED)), len(of(asked, "PRUNED"))
+    if early:
+        print(f"{early} trials were ended early: at the same round, most others were better", file=sys.stderr)
+    if ended < trials:
+        print(f"{trials - ended} trials are left: the same command goes on", file=sys.stderr)
 
 
 def pictures(asked: Any, metric: str) -> str:

@@ -1,11 +1,13 @@
 """A folder in which the pipeline runs apart from this project's outputs: another commit's files, an example's, a trial's."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pawl.problem import Problem
 from pawl.yamlfile import read_yaml, refuse_name
 
 OUTSIDE = ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "PAWL_WORKER")  # of the job and the run that start it
+
+WATCHED = 0.2  # seconds between two looks at a process
 
 
 def made(folder: Path, given: Path) -> Path:
@@ -80,12 +84,43 @@ def tables(source: Any) -> list[str]:
     return [source] if isinstance(source, str) and "://" not in source and not Path(source).is_absolute() else []
 
 
-def call(folder: Path, module: str, *words: str, **environ: str) -> tuple[int, str]:
-    """Run `python -m module` in the folder, on its own code; return its exit code, and why it failed."""
+def call(
+    folder: Path, module: str, *words: str, watch: Callable[[], None] | None = None, **environ: str
+) -> tuple[int, str]:
+    """Run `python -m module` in the folder, on its own code; return its exit code, and why it failed.
+
+    watch: called while it runs, and once after that. What it raises ends the process.
+    """
     env = {key: value for key, value in os.environ.items() if key not in OUTSIDE}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # stages are started as `python`
     env |= {"PYTHONPATH": str((folder / "src").absolute()), "PAWL_ENV": "system", **environ}
     command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, cwd=folder, env=env, check=False, capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")] or ["error: it failed"]
-    return done.returncode, said[0].removeprefix("error: ")[:300]
+    with tempfile.TemporaryFile("w+") as told:
+        going = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=told)
+        ended = False
+        try:
+            while not ended:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    going.wait(WATCHED)
+                    ended = True
+                if watch:
+                    watch()
+        except BaseException:
+            if not ended:
+                end_children(going.pid)
+            going.kill()
+            raise
+        finally:
+            going.wait()
+        told.seek(0)
+        said = [line for line in told if line.startswith("error:")] or ["error: it failed"]
+    return going.returncode, said[0].strip().removeprefix("error: ")[:300]
+
+
+def end_children(process: int | None = None) -> None:
+    """End what a process, without one this one, has started and still runs, so that nothing writes an output after it was put back."""
+    import psutil
+
+    for child in psutil.Process(process).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()

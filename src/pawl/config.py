@@ -185,6 +185,7 @@ class Tune(Section):
     sampler: Literal["tpe", "random", "grid"] | None = None  # without it tpe for a space, grid for a grid
     trials: typing.Annotated[int, msgspec.Meta(ge=1)] = 20  # a grid has its own number
     objective: Literal["valid", "folds"] = "valid"  # measured on the validation rows, or the mean of evaluate.folds
+    prune: bool = False  # end a trial whose learning curve is below most others'
 
 
 class Drift(Section):

@@ -86,6 +86,7 @@ class Hub:
         owner = source.partition("/")[0] if source else "ghost"
         made = {
             "number": number,
+            "node_id": f"PR_{number}",
             "url": f"{self.url}/repos/{self.name}/pulls/{number}",
             "issue_url": f"{self.url}/repos/{self.name}/issues/{number}",
             "comments_url": f"{self.url}/repos/{self.name}/issues/{number}/comments",

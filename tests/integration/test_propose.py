@@ -99,11 +99,21 @@ class More:
 
     def __init__(self, hub):
         self.issues, self.dispatched, self.mergeable, self.permitted = [], [], [None, True], True
+        self.mutations, self.refused = [], ""
         self.hub, self.rest = hub, hub.route
         hub.route = self.route
 
     def route(self, method, path, query, sent):
         path = path.removeprefix(f"/repos/{self.hub.name}")
+        if path == "/graphql":
+            self.mutations.append(sent)
+            errors = {"errors": [{"type": "UNPROCESSABLE", "message": self.refused}]}
+            return (
+                200,
+                {"data": {"enablePullRequestAutoMerge": None if self.refused else {}}}
+                | (errors if self.refused else {}),
+                "",
+            )
         if (method, path) == ("POST", "/pulls") and not self.permitted:
             return 403, {"message": "GitHub Actions is not permitted to create or approve pull requests."}, ""
         if method == "GET" and re.fullmatch(r"/pulls/\d+", path):
@@ -349,6 +359,46 @@ def test_what_another_token_proposes_starts_its_workflow_by_itself(checkout, mor
 
     assert code == 0, err
     assert more.dispatched == []
+
+
+@pytest.mark.parametrize("state", ["opened", "renewed"])
+def test_where_it_is_asked_for_github_merges_what_passes(checkout, hub, more, state):
+    if state == "renewed":
+        hub.pull(1, sha="e" * 40, branch="retrain")
+    checkout.train()
+
+    code, out, err = checkout.propose("--auto-merge")
+
+    assert code == 0, err
+    (sent,) = more.mutations
+    assert "enablePullRequestAutoMerge" in sent["query"]
+    assert sent["variables"]["input"] == {"pullRequestId": hub.pulls[0]["node_id"], "mergeMethod": "SQUASH"}
+    assert out.splitlines()[1] == "GitHub merges it once what main requires has passed"
+
+
+@pytest.mark.parametrize(
+    "why", ["Auto merge is not allowed for this repository", "Pull request Pull request is in clean status"]
+)
+def test_where_github_does_not_merge_by_itself_it_is_said_what_that_needs(checkout, hub, more, why):
+    more.refused = why
+    checkout.train()
+
+    code, out, err = checkout.propose("--auto-merge")
+
+    assert code == 0, err
+    assert len(hub.pulls) == 1
+    assert f"{why}. It needs: Allow auto-merge" in out
+
+
+def test_what_actions_own_token_would_merge_starts_no_release_so_it_is_not_asked_to(checkout, more):
+    checkout.train()
+
+    code, out, err = checkout.propose("--auto-merge", DISPATCH="true")
+
+    assert code == 0, err
+    assert more.mutations == []
+    assert "Set the secret RETRAIN_TOKEN" in out
+    assert more.dispatched
 
 
 def test_a_branch_that_conflicts_has_no_merge_to_check(checkout, more):

@@ -186,6 +186,51 @@ def test_what_cannot_be_tried_is_told_with_its_line_before_anything_runs(
     assert fix in told
 
 
+def test_what_has_no_rounds_cannot_be_ended_early(asked, monkeypatch, capsys):
+    monkeypatch.chdir(asked.project.path)
+    before = yaml.safe_load((asked.project.path / "params.yaml").read_text())["train"]
+    asked.project.set(**{"train.model": "sklearn.linear_model.LogisticRegression", "train.params": {}})
+    asked.project.set(tune={"metric": "roc_auc", "prune": True, "grid": {"train.params.C": [1, 2]}})
+    text = (asked.project.path / "params.yaml").read_text()
+    try:
+        code = tune.main([])
+    finally:
+        asked.project.set(train=before)
+        asked.space(GRID)
+
+    told = capsys.readouterr().err
+    assert code == 2
+    assert "tune.prune: sklearn.linear_model.LogisticRegression has no rounds" in told
+    assert f"where: params.yaml:{text.splitlines().index('  prune: true') + 1}\n" in told
+
+
+@pytest.mark.e2e  # a search of seven trials
+def test_a_trial_that_most_others_beat_is_ended_early_once_and_for_all(fresh, monkeypatch, capsys):
+    good, hopeless = [5, 10, 20, 40, 60], [30_000, 40_000]  # rows in a leaf, of fewer: no split
+    fresh.set(**{"ingest.replace": {"income": {"<=50K.": "<=50K"}}})
+    fresh.set(**{"train.params.n_estimators": 100})
+    fresh.set(tune={"metric": "roc_auc", "prune": True, "grid": {"train.params.min_child_samples": good + hopeless}})
+    search = Search.__new__(Search)
+    search.project = fresh
+
+    said = search("--workers", "1")
+
+    runs, names = search.runs, [f"lgbm_mcs_{number}" for number in hopeless]
+    assert [line.split("  ")[-1] for line in said.stderr.splitlines() if " of 7 " in line][-2:] == ["ended early"] * 2
+    assert "2 trials were ended early" in said.stderr
+    assert "are left" not in said.stderr
+    assert [runs[name].info.status for name in names] == ["KILLED"] * 2
+    assert runs[names[0]].data.tags["mlflow.note.content"] == "ended early, at round 50: most others were better there"
+    assert runs[names[0]].data.params["train.params.min_child_samples"] == "30000"
+    assert sum(name in said.stdout for name in names) == 0
+    assert not list((fresh.path / ".pawl/tune").glob("tmp*"))
+    monkeypatch.chdir(fresh.path)
+    assert tune.main(["--workers", "1"]) == 0
+    again = capsys.readouterr()
+    assert "7 trials: 7 are finished, 0 run" in again.err
+    assert again.out == said.stdout
+
+
 def test_without_a_section_it_is_said_what_to_add(asked, monkeypatch, capsys):
     monkeypatch.chdir(asked.project.path)
     params = yaml.safe_load((asked.project.path / "params.yaml").read_text())

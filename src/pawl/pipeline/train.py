@@ -24,6 +24,7 @@ from pawl.problem import Problem
 GOLDEN_ROWS = 24
 SEEN = 1000  # categories of a column that are named in the manifest
 CHECKED = 20_000  # rows on which the compiled model must answer as the pipeline does; evaluate asks on the test split
+ROUNDS = "PAWL_ROUNDS"  # a file: how training goes, for who may end it
 Curves = dict[str, dict[str, list[float]]]  # split: metric: value per round
 
 
@@ -116,7 +117,7 @@ def _fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid
     # Threads add a metric up in any order: its last bits are noise, which must not decide when to stop, nor be stored.
     stop = lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False, min_delta=1e-9)
     sets = {"eval_X": (X_valid, X), "eval_y": (y_valid, y), "eval_names": ["valid", "train"]}
-    model.fit(X, y, **sets, callbacks=[_progress, *([stop] if params.early_stopping else [])])
+    model.fit(X, y, **sets, callbacks=[_progress, *_noting(), *([stop] if params.early_stopping else [])])
     curves = {
         split: {metric: [float(f"{value:.9g}") for value in values] for metric, values in found.items()}
         for split, found in model.evals_result_.items()
@@ -132,6 +133,21 @@ def _progress(state: Any) -> None:
     if state.iteration % 100 == 99 and sys.stderr.isatty() and not os.environ.get("CI"):
         split, metric, value, *_ = state.evaluation_result_list[0]
         print(f"  round {state.iteration + 1}: {split} {metric} {value:.5f}", file=sys.stderr)  # noqa: T201 - progress
+
+
+def _noting() -> list[Any]:
+    """Return a callback that writes every tenth `round, metric (higher is better)` into the file in PAWL_ROUNDS; none without one."""
+    path = os.environ.get(ROUNDS)
+    if not path:
+        return []
+
+    def note(state: Any) -> None:
+        if state.iteration % 10 == 9:
+            _, _, value, higher, *_ = state.evaluation_result_list[0]
+            with Path(path).open("a") as file:
+                file.write(f"{state.iteration + 1} {value if higher else -value}\n")
+
+    return [note]
 
 
 def joined(transformer: Any, model: Any) -> Any:
