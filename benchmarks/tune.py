@@ -6,11 +6,14 @@ python benchmarks/tune.py --trials 4 --rows 3000 --seeds 1          in minutes: 
 
 processes: the same number of trials by 1, 2 and 4 processes at once, each trial in one thread; then by two of which one is killed
 after its first trial and another joins. samplers: the best value on the validation rows after as many trials as the grid has, per
-seed. adult: what is best on the validation rows against what the example's params.yaml has, on the test rows that neither saw.
+seed. pruning: of searches of 20 out of 60 trainings in any order, what is ended early by tune.prune's rule and by Optuna's median, how
+often that loses the best, and how much. adult: what is best on the validation rows against what the example's params.yaml has, on the test rows that neither saw.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import platform
 import random
@@ -20,17 +23,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import numpy as np
 import optuna
 import pyarrow.parquet as pq
 from registry import ROOT, project
+from sklearn.metrics import roc_auc_score
 
-from pawl import answers, yamlfile
+from pawl import answers, config, frames, paths, yamlfile
 from pawl.gate import statistics as gate
+from pawl.pipeline import train
+
+sys.path.insert(0, str(ROOT))
+from scripts import trial, tune
 
 RESULTS = ROOT / "benchmarks" / "results" / "tune.json"
 SPACE = """tune:
@@ -45,6 +56,7 @@ SPACE = """tune:
     train.params.min_child_samples: {low: 5, high: 200, log: true}
     train.params.colsample_bytree: {low: 0.3, high: 1.0}
 """
+DRAWN = 20  # trials of a search
 GRID = 18  # combinations above; TPE draws its first ten at random
 
 
@@ -126,6 +138,73 @@ def samplers(root: Path, args: argparse.Namespace) -> dict[str, object]:
     return {"trials": GRID, "rows": args.rows, **found}
 
 
+def pruning(root: Path, args: argparse.Namespace) -> dict[str, object]:
+    """Ask Optuna's own pruners about the curves of the pipeline's own training."""
+    folder = made(root / "pruning", args.rows)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.run", "featurize"], cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}/src", "PAWL_ENV": "system"},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stderr)
+    with contextlib.chdir(folder):
+        trained = list(trainings(args.trainings))
+    rules = {
+        "tune.prune": optuna.pruners.PercentilePruner(tune.BETTER, tune.TRIED, tune.ROUND, n_min_trials=tune.TRIED),
+        "Optuna's median, from the first round on": optuna.pruners.MedianPruner(tune.TRIED, n_min_trials=tune.TRIED),
+    }
+    spread = [value for value, _ in trained]
+    told: dict[str, object] = {"trainings": len(trained), "trials": DRAWN, "searches": args.searches, "rows": args.rows}
+    told["roc_auc, least and greatest"] = [round(min(spread), 5), round(max(spread), 5)]
+    for name, pruner in rules.items():
+        found = [
+            searched([trained[at] for at in np.random.default_rng(seed).permutation(len(trained))[:DRAWN]], pruner)
+            for seed in range(args.searches)
+        ]
+        told[name] = {
+            "rounds spared": round(statistics.mean(spared for spared, _ in found), 3),
+            "searches that lose their best": round(statistics.mean(lost > 0 for _, lost in found), 3),
+            "roc_auc lost, mean": round(statistics.mean(lost for _, lost in found), 6),
+            "roc_auc lost, 95 of 100": round(sorted(lost for _, lost in found)[int(0.95 * len(found))], 6),
+        }
+    return told
+
+
+def trainings(count: int) -> Iterator[tuple[float, list[float]]]:
+    """Yield (roc_auc on the validation rows, the curve's metric per round, higher is better) of values drawn from the space."""
+    params = config.load(paths.PARAMS)
+    tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
+    labels = train.labels_of(tables["train"].column(params.target), params.problem)
+    y = {name: train.target(table.column(params.target), labels) for name, table in tables.items()}
+    X = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(count):
+        values = trial.suggested(study.ask(), params.tune.space)
+        own = {key.rpartition(".")[2]: value for key, value in values.items()}
+        given = msgspec.structs.replace(params.train, params={**params.train.params, **own})
+        model, curves = train.fit(given, labels, X["train"], y["train"], X["valid"], y["valid"])
+        curve = next(iter(curves["valid"].values()))  # binary_logloss: LightGBM's own for two classes
+        yield roc_auc_score(y["valid"], model.predict_proba(X["valid"])[:, 1]), [-each for each in curve]
+
+
+def searched(order: Sequence[tuple[float, list[float]]], pruner: Any) -> tuple[float, float]:
+    """Return (the share of rounds that a search in this order spares, what its best loses)."""
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    rounds, best = 0, -math.inf
+    for value, curve in order:
+        asked = study.ask()
+        for number in range(10, len(curve) + 1, 10):
+            asked.report(curve[number - 1], number)
+            if asked.should_prune():
+                study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+                rounds += number
+                break
+        else:
+            study.tell(asked, value)
+            rounds, best = rounds + len(curve), max(best, value)
+    return 1 - rounds / sum(len(curve) for _, curve in order), max(value for value, _ in order) - best
+
+
 def adult(root: Path, args: argparse.Namespace) -> dict[str, object]:
     if not os.environ.get("ADULT"):
         sys.exit("ADULT is not set: the folder with adult.data and adult.test")
@@ -161,6 +240,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--rows", type=int, default=20_000, help="of the sample")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trainings", type=int, default=60)
+    parser.add_argument("--searches", type=int, default=200)
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=[*PARTS], help="the others stay as they were measured"
     )
@@ -178,7 +259,7 @@ def main() -> None:
         print(json.dumps({part: found[part]}, indent=2), flush=True)
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, object]]] = {"processes": processes, "samplers": samplers, "adult": adult}  # fmt: skip
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, object]]] = {"processes": processes, "samplers": samplers, "pruning": pruning, "adult": adult}  # fmt: skip
 
 
 if __name__ == "__main__":
