@@ -27,7 +27,7 @@ help: ## List the targets
 run: pipeline ## The whole loop here: pipeline, gate, registry, a service that is asked [EXAMPLE=iris: of what lies in examples/iris]
 ifeq ($(filter-out --%,$(ARGS)),)
 	@echo && $(PY) -m scripts.report
-	@$(PY) -m scripts.smoke & asked=$$!; $(PY) -m scripts.register; code=$$?; wait $$asked && exit $$code
+	@$(PY) -m scripts.smoke & asked=$$!; trap "kill $$asked" INT TERM; $(PY) -m scripts.register; code=$$?; wait $$asked && exit $$code
 ifneq ($(EXAMPLE),)
 	@$(PY) ../../../examples/rows.py
 	@echo "next: \`make serve EXAMPLE=$(EXAMPLE)\`, \`make ui EXAMPLE=$(EXAMPLE)\`"

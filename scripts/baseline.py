@@ -1,6 +1,7 @@
 """What a candidate is compared with: the baseline of main from the ledger, or trained here; the champion; the best of main."""
 
 import contextlib
+import difflib
 import io
 import shutil
 import subprocess
@@ -232,7 +233,10 @@ def resolve(name: str) -> str | None:
     of = name.removesuffix("1").removesuffix("^").removesuffix("~")
     if of != name.removesuffix("1") and not shallow and git("rev-parse", "--verify", "--quiet", of, check=False):
         return None
-    fix = "git fetch --unshallow" if shallow else "name a commit that is here: git log --oneline"
+    names = git("for-each-ref", "--format=%(refname:short)", check=False).decode().split()
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    fix = "git fetch --unshallow" if shallow else "name a commit that is here: git log --oneline, git branch --all"
+    fix += f"; did you mean {near[0]}?" if near else ""
     raise Problem(f"there is no commit {name}{' in this shallow clone' if shallow else ''}", "--base", fix)
 
 

@@ -99,8 +99,10 @@ def make() -> None:
     for lock in (LOCK, *drivers()):
         call([uv, "pip", "install", *target, "--require-hashes", *compiled, "-r", str(lock)])
     call([uv, "pip", "install", *target, "--no-deps", "--no-build-isolation", "--editable", "."])
-    if compiled:  # what the first registration would wait for
-        call([str(python()), "-W", "ignore", "-c", "from pawl import tracking; tracking.empty()"])
+    if compiled:  # what the first registration would wait for; without it, it does
+        subprocess.run(
+            [str(python()), "-W", "ignore", "-c", "from pawl import tracking; tracking.empty()"], check=False
+        )
     (VENV / "pawl.stamp").write_text(stamp_of(LOCK))
 
 

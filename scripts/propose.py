@@ -174,9 +174,10 @@ def merged_by_itself(pull: Any, environ: Mapping[str, str]) -> str:
     try:
         pull.enable_automerge(merge_method="SQUASH")
     except GithubException as error:
-        if error.status != 400:  # as PyGithub tells of GraphQL's errors
+        refused = (error.data or {}).get("errors", [])
+        if not refused or any(each.get("type") == "RATE_LIMITED" for each in refused):
             raise
-        why = "; ".join(each.get("message", "") for each in error.data["errors"])
+        why = "; ".join(each.get("message", "") for each in refused)
         needs = "Allow auto-merge and squash merging (Settings, General), and a check that main requires: python -m scripts.setup_github"
         return f"GitHub does not merge it by itself: {why}. It needs: {needs}"
     return "GitHub merges it once what main requires has passed"

@@ -6,6 +6,7 @@ Exit code: 0 every answer is right, 1 one is not, 3 it did not start.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from scripts import cli, once
 @cli.told
 def main() -> int:
     """Serve, ask, end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with it
     sources = {str(path): path.read_text() for path in sorted(Path("src").rglob("*.py"))}
     key = [bundle.digest_of(paths.BUNDLE), sources]
     if said := once.done("smoke", key):

@@ -24,6 +24,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -54,6 +55,11 @@ ALIVE = ("WAITING", "RUNNING", *ENDED)
 # Of a trial's learning curve, from this round on: below that of so many percent of at least so many others, it is ended. Half of the
 # others would do for Optuna's median; benchmarks/tune.py shows what that loses.
 ROUND, BETTER, TRIED = 50, 75.0, 5
+# Learning curves under several of their values cannot be compared.
+OTHERWISE = {
+    "train.class_weight",
+    *(f"train.params.{each}" for each in ("objective", "metric", "scale_pos_weight", "is_unbalance", "class_weight")),
+}
 BEAT, GRACE = 10, 60  # seconds: a process that works says so; after a silence its trial is another's
 
 
@@ -175,6 +181,13 @@ def check(params: Params, tune: Tune) -> bool:
     rule = rules.load(paths.GATES).metrics.get(tune.metric)
     if tune.metric in METRICS and not rule:
         raise Problem(f"it is not known which {tune.metric} is better", where, f"give it a direction in {paths.GATES}")
+    for key in {*tune.grid, *tune.space} & OTHERWISE if tune.prune else ():
+        line = line_of(lines, ("tune", "prune"))
+        raise Problem(
+            f"tune.prune: with other {key} training's metric is another one",
+            f"{paths.PARAMS}:{line}",
+            f"remove it, or {key}",
+        )
     if tune.prune and not estimator.is_lightgbm(params.train) and "train.model" not in {*tune.grid, *tune.space}:
         line = line_of(lines, ("tune", "prune"))
         raise Problem(
@@ -309,8 +322,12 @@ class Work:
         mute: dict[int, float] = {}
         while not self.stop.is_set() and (now := time.monotonic()) < self.until:
             if of(mine, "WAITING"):
-                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead
+                try:
                     mine.optimize(self.attempt, n_trials=1, catch=(Failed,))
+                except (optuna.exceptions.UpdateFinishedTrialError, ValueError, AssertionError) as error:
+                    # Taken for dead, a trial is ended by another; Optuna cannot end it again, and says that in three ways.
+                    if "optuna" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
+                        raise
                 continue
             optuna.storages.fail_stale_trials(mine)
             # Killed before its first sign of life, a trial would never be stale.
@@ -331,6 +348,8 @@ class Work:
             raise optuna.TrialPruned  # two processes filled it
         values = trial.suggested(asked, self.found.space)
         asked.set_user_attr("values", values)
+        if self.found.tune.prune and values in (each.user_attrs["values"] for each in of(asked.study, "PRUNED")):
+            raise optuna.TrialPruned
         one, why = self.found.name(values), ""
         done = self.known(one)
         word = "known" if done else "done"
@@ -365,21 +384,34 @@ class Work:
     def watch(self, asked: Any, seen: set[str], rounds: Path) -> None:
         """Tell Optuna how a trial's training goes; raise TrialPruned where it is worse than most others were at that round."""
         import optuna
+        import sqlalchemy
 
         for line in rounds.read_text().splitlines(keepends=True):
             if line in seen or not line.endswith("\n"):
                 continue
-            seen.add(line)
             number, value = line.split()
-            asked.report(float(value) * (-1 if self.found.lower else 1), int(number))
-            if asked.should_prune():
+            try:
+                asked.report(float(value) * (-1 if self.found.lower else 1), int(number))
+                hopeless = asked.should_prune()
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
+                return  # training goes on: at the next look the database may answer
+            seen.add(line)
+            if hopeless:
                 raise optuna.TrialPruned(f"at round {number}")
 
     def lost(self, one: Trial, why: str, status: str) -> None:
-        """Log a trial that has no model."""
+        """Log a trial that has no model; where another with the same values has one, that stays."""
         with self.lock, tracking.store() as store:
+            if finished(store, self.experiment, one):
+                return
             lost = tracking.begun(store, self.experiment, one.identity, one.name, self.parent).info.run_id
-            record(store, lost, status, {tracking.NOTE: why}, one.values)
+            record(
+                store,
+                lost,
+                status,
+                {tracking.NOTE: why},
+                {key: value for key, value in one.values.items() if key != "threshold"},
+            )  # a run has the one that was chosen
 
     def made(self) -> Path:
         """Return a folder in which all that comes before training has run: once, for all."""

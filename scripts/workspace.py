@@ -16,7 +16,7 @@ from pawl.yamlfile import read_yaml, refuse_name
 
 OUTSIDE = ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "PAWL_WORKER")  # of the job and the run that start it
 
-WATCHED = 0.2  # seconds between two looks at a process
+WATCHED, PATIENCE = 0.2, 5  # seconds between two looks at a process; until one that was asked to end is killed
 
 
 def made(folder: Path, given: Path) -> Path:
@@ -107,6 +107,10 @@ def call(
                     watch()
         except BaseException:
             if not ended:
+                going.terminate()  # scripts.run ends its own, and takes away what it made
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    going.wait(PATIENCE)
+            if going.poll() is None:
                 end_children(going.pid)
             going.kill()
             raise

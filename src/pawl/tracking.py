@@ -111,7 +111,7 @@ class Run(NamedTuple):
 @contextlib.contextmanager
 def store() -> Iterator[Store]:
     """Yield the store; raise Unreachable, within seconds, if it does not answer, refuses, or ends in the middle."""
-    os.environ.update({key: value for key, value in PATIENCE.items() if key not in os.environ})
+    _calm()
     given = os.environ.get(URI)
     shown = without_password(given) if given else str(paths.STORE)
     if given and given.startswith("http"):
@@ -126,8 +126,6 @@ def store() -> Iterator[Store]:
             stack.callback(os.environ.pop, URI, None)  # MLflow writes it there
         import mlflow
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         uri = given or f"sqlite:///{_home() / paths.STORE}"
         mlflow.set_tracking_uri(uri)
         client = None
@@ -141,6 +139,13 @@ def store() -> Iterator[Store]:
             raise _told(error, shown, opened=client is not None) from error
 
 
+def _calm() -> None:
+    """Let MLflow be brief with servers and with words; before it is imported."""
+    os.environ.update({key: value for key, value in PATIENCE.items() if key not in os.environ})
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def _make(path: Path) -> None:
     """Make an empty store: beside its place, and in it once it is whole."""
     part = _home() / paths.STATE / "store.part"
@@ -152,6 +157,7 @@ def _make(path: Path) -> None:
 
 def empty() -> Path:
     """Return a store in which there is nothing, not even an experiment: MLflow needs seconds to make it, so the environment keeps one."""
+    _calm()
     import mlflow
     from sqlalchemy import Engine, event
 
@@ -172,6 +178,8 @@ def empty() -> Path:
             event.remove(Engine, "connect", unsynced)
         with contextlib.closing(sqlite3.connect(made)) as base, base:
             base.execute("DELETE FROM experiments")  # MLflow makes its own again, under the path of the store
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
         return made.replace(kept)
 
 

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.e2e
 KEPT_TESTS = (  # a template's own tests, in little
-    "tests/conftest.py", "tests/unit/test_rows.py", "tests/model/test_behaviour.py",
+    "tests/README.md", "tests/conftest.py", "tests/unit/test_rows.py", "tests/model/test_behaviour.py",
     "tests/sample/params.yaml", "tests/sample/schema.yaml", "tests/sample/gates.yaml",
 )  # fmt: skip
 # What `gh` is asked, answered from what the stand-in of actions/attest left: unsigned, so repository and digest are all that it can hold an image to.

@@ -99,7 +99,7 @@ class More:
 
     def __init__(self, hub):
         self.issues, self.dispatched, self.mergeable, self.permitted = [], [], [None, True], True
-        self.mutations, self.refused = [], ""
+        self.mutations, self.refused, self.kind = [], "", "UNPROCESSABLE"
         self.hub, self.rest = hub, hub.route
         hub.route = self.route
 
@@ -107,7 +107,7 @@ class More:
         path = path.removeprefix(f"/repos/{self.hub.name}")
         if path == "/graphql":
             self.mutations.append(sent)
-            errors = {"errors": [{"type": "UNPROCESSABLE", "message": self.refused}]}
+            errors = {"errors": [{"type": self.kind, "message": self.refused}]}
             return (
                 200,
                 {"data": {"enablePullRequestAutoMerge": None if self.refused else {}}}
@@ -388,6 +388,16 @@ def test_where_github_does_not_merge_by_itself_it_is_said_what_that_needs(checko
     assert code == 0, err
     assert len(hub.pulls) == 1
     assert f"{why}. It needs: Allow auto-merge" in out
+
+
+def test_a_refusal_for_a_while_is_no_answer(checkout, more):
+    more.refused, more.kind = "API rate limit exceeded", "RATE_LIMITED"
+    checkout.train()
+
+    code, _out, err = checkout.propose("--auto-merge")
+
+    assert code == 3
+    assert "API rate limit exceeded" in err
 
 
 def test_what_actions_own_token_would_merge_starts_no_release_so_it_is_not_asked_to(checkout, more):

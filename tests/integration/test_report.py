@@ -536,13 +536,14 @@ def test_a_metric_of_the_gates_that_nobody_measures_fails(report, trained):
     assert "❌ Blocked: rmse was not measured; 2 of 3 gates pass." in done.stdout
 
 
-@pytest.mark.parametrize("base", ["origin/main", "0" * 40, "--help", "HEAD^^^^^^^", ""])
+@pytest.mark.parametrize("base", ["origin/main", "mian", "0" * 40, "--help", "HEAD^^^^^^^", ""])
 def test_a_base_that_is_not_there_is_2_with_a_fix(report, trained, base):
     done = report(trained, f"--base={base}")
 
     assert done.returncode == 2
     assert f"error: there is no commit {base}" in done.stderr
     assert "fix: name a commit that is here: git log --oneline" in done.stderr
+    assert ("did you mean main?" in done.stderr) == (base in {"mian", "origin/main"})
     assert "Traceback" not in done.stderr
 
 

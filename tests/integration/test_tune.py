@@ -5,11 +5,18 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
+from types import SimpleNamespace
 
+import msgspec
+import numpy as np
+import optuna
 import pytest
 import yaml
 
-from pawl import tracking
+from pawl import config, tracking
+from pawl.pipeline import train
 from scripts import tune
 from scripts.trial import initials
 
@@ -186,11 +193,17 @@ def test_what_cannot_be_tried_is_told_with_its_line_before_anything_runs(
     assert fix in told
 
 
-def test_what_has_no_rounds_cannot_be_ended_early(asked, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("given", "grid", "what"),
+    [
+        ({"model": "sklearn.linear_model.LogisticRegression", "params": {}}, {"train.params.C": [1, 2]}, "sklearn.linear_model.LogisticRegression has no rounds"),
+        ({}, {"train.class_weight": [None, "balanced"]}, "with other train.class_weight training's metric is another one"),
+    ],
+)  # fmt: skip
+def test_trials_whose_curves_cannot_be_compared_are_not_ended_early(asked, monkeypatch, capsys, given, grid, what):
     monkeypatch.chdir(asked.project.path)
     before = yaml.safe_load((asked.project.path / "params.yaml").read_text())["train"]
-    asked.project.set(**{"train.model": "sklearn.linear_model.LogisticRegression", "train.params": {}})
-    asked.project.set(tune={"metric": "roc_auc", "prune": True, "grid": {"train.params.C": [1, 2]}})
+    asked.project.set(train=before | given, tune={"metric": "roc_auc", "prune": True, "grid": grid})
     text = (asked.project.path / "params.yaml").read_text()
     try:
         code = tune.main([])
@@ -200,8 +213,65 @@ def test_what_has_no_rounds_cannot_be_ended_early(asked, monkeypatch, capsys):
 
     told = capsys.readouterr().err
     assert code == 2
-    assert "tune.prune: sklearn.linear_model.LogisticRegression has no rounds" in told
+    assert f"tune.prune: {what}" in told
     assert f"where: params.yaml:{text.splitlines().index('  prune: true') + 1}\n" in told
+
+
+def test_values_that_were_ended_early_are_not_trained_again():
+    work, study = tune.Work.__new__(tune.Work), optuna.create_study()
+    work.found = SimpleNamespace(space={LEAVES: [4]}, tune=SimpleNamespace(prune=True))
+    for slot in (0, 1):
+        study.enqueue_trial({LEAVES: 4}, {"slot": slot})
+    first = study.ask()
+    first.set_user_attr("values", {LEAVES: 4})
+    study.tell(first, state=optuna.trial.TrialState.PRUNED)
+
+    with pytest.raises(optuna.TrialPruned):
+        work.attempt(study.ask())
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_what_a_search_sees_of_a_training_is_its_curve_on_the_validation_rows(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    X, noise, labels = rng.normal(size=(400, 3)), rng.normal(size=400), ["no", "yes"] if kind == "binary" else []
+    y = (noise > 0).astype(int) if labels else noise
+    model = "lightgbm.LGBMClassifier" if labels else "lightgbm.LGBMRegressor"
+    params = msgspec.convert(
+        {"model": model, "params": {"n_estimators": 25, "verbose": -1}, "early_stopping": 0}, config.Train
+    )
+
+    _, curves = train.fit(params, labels, X[:300], y[:300], X[300:], y[300:], str(tmp_path / "rounds"))
+
+    (curve,) = curves["valid"].values()
+    seen = [line.split() for line in (tmp_path / "rounds").read_text().splitlines()]
+    assert [(int(number), -float(value)) for number, value in seen] == [
+        (at, pytest.approx(curve[at - 1])) for at in (10, 20)
+    ]
+
+
+@pytest.mark.e2e  # two trials, of which one is begun twice
+def test_a_trial_that_another_process_takes_for_dead_ends_no_search(fresh):
+    fresh.set(**{"ingest.replace": {"income": {"<=50K.": "<=50K"}}})
+    fresh.set(tune={"metric": "roc_auc", "prune": True, "grid": {LEAVES: [4, 7]}})
+    words = [sys.executable, "-m", "scripts.tune", "--workers", "1"]
+    going = subprocess.Popen(words, cwd=fresh.path, env=fresh.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    place, deadline = f"sqlite:///{fresh.path}/.pawl/tune/study.db", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        with contextlib.suppress(Exception):  # it is not made yet
+            (name,) = optuna.get_all_study_names(place)
+            study = optuna.load_study(study_name=name, storage=place)
+            if begun := [
+                each for each in study.get_trials() if each.state.name == "RUNNING" and "values" in each.user_attrs
+            ]:
+                study.tell(begun[0].number, state=optuna.trial.TrialState.FAIL)
+                break
+
+    said = going.communicate(timeout=300)
+
+    assert going.returncode == 0, said
+    states = Counter((each.state.name, each.user_attrs["slot"]) for each in study.get_trials())
+    assert states == {("FAIL", 0): 1, ("COMPLETE", 0): 1, ("COMPLETE", 1): 1}
 
 
 @pytest.mark.e2e  # a search of seven trials

@@ -225,6 +225,22 @@ def test_the_gain_of_a_search_is_the_one_measured():
     assert said in flat("data-scientist")
 
 
+def test_the_figures_of_searches_are_those_measured():
+    measured = results("tune")
+    two, killed = (measured["processes"][name] for name in ("2", "2, one killed, another joins"))
+    ended, median = (measured["pruning"][name] for name in ("tune.prune", "Optuna's median, from the first round on"))
+    best = {name: measured["samplers"][name]["best"] for name in ("grid", "random", "tpe")}
+
+    assert {each[what] for each in (two, killed, measured["processes"]["4"]) for what in ("lost", "twice")} == {0}
+    for words in (
+        f"two processes on one Postgres study take {two['times as fast as one']} times less than one for {two['trials']} trials on two cores",
+        f"of {measured['pruning']['searches']} searches it spares {100 * ended['rounds spared']:.0f} % of the rounds, and the AUC of the best is {ended['roc_auc lost, mean']:.4f} lower on average",
+        f"Optuna's median would spare {100 * median['rounds spared']:.0f} %, and lose {median['roc_auc lost, mean']:.4f}",
+        f"With the {measured['samplers']['trials']} trials of a grid, the best AUC on validation rows is {best['grid']:.4f} by the grid, {best['random']:.4f} by random draws, {best['tpe']:.4f} by TPE",
+    ):
+        assert words in flat("data-scientist")
+
+
 def test_the_figures_of_drift_are_those_measured():
     measured = results("drift")
     ratios = measured["ratios"]

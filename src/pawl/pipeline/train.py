@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def run(task: Task, params: Train) -> None:
     labels = labels_of(tables["train"].column(task.target), task)
     y = {name: target(table.column(task.target), labels) for name, table in tables.items()}
     features = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
-    model, history = fit(params, labels, features["train"], y["train"], features["valid"], y["valid"])
+    model, history = fit(
+        params, labels, features["train"], y["train"], features["valid"], y["valid"], os.environ.get(ROUNDS)
+    )
     curves = [(split, metric, each) for split, found in history.items() for metric, each in found.items()]
     lines = [(number, split, metric, value) for split, metric, each in curves for number, value in enumerate(each, 1)]
     write_table(paths.HISTORY, ["round", "split", "metric", "value"], lines)
@@ -96,10 +99,15 @@ def target(column: Any, labels: Sequence[str]) -> Any:
     return np.array([numbers[value] for value in values], dtype=np.int64)[encoded.indices.to_numpy()]
 
 
-def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, Curves]:
-    """Return the fitted estimator and its curves, if it has rounds. X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,)."""
+def fit(
+    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any, rounds: str | None = None
+) -> tuple[Any, Curves]:
+    """Return the fitted estimator and its curves, if it has rounds. X: shape (n, features), sparse or dense; y: label numbers or values, shape (n,).
+
+    rounds: a file for every tenth line `round, first metric on the validation rows (higher is better)`.
+    """
     try:
-        return _fit(params, labels, X, y, X_valid, y_valid)
+        return _fit(params, labels, X, y, X_valid, y_valid, rounds)
     except Problem:
         raise
     except Exception as error:  # each library has exceptions of its own for values that it does not take
@@ -108,7 +116,9 @@ def fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid:
         raise Problem(what, f"{paths.PARAMS}: train.params", fix) from error
 
 
-def _fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any) -> tuple[Any, Curves]:
+def _fit(
+    params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid: Any, rounds: str | None
+) -> tuple[Any, Curves]:
     model = estimator.make(params, labels)
     if not estimator.is_lightgbm(params):
         return model.fit(X, y), {}
@@ -117,7 +127,7 @@ def _fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid
     # Threads add a metric up in any order: its last bits are noise, which must not decide when to stop, nor be stored.
     stop = lightgbm.early_stopping(params.early_stopping, first_metric_only=True, verbose=False, min_delta=1e-9)
     sets = {"eval_X": (X_valid, X), "eval_y": (y_valid, y), "eval_names": ["valid", "train"]}
-    model.fit(X, y, **sets, callbacks=[_progress, *_noting(), *([stop] if params.early_stopping else [])])
+    model.fit(X, y, **sets, callbacks=[partial(_progress, rounds), *([stop] if params.early_stopping else [])])
     curves = {
         split: {metric: [float(f"{value:.9g}") for value in values] for metric, values in found.items()}
         for split, found in model.evals_result_.items()
@@ -128,26 +138,18 @@ def _fit(params: Train, labels: list[str], X: Any, y: Any, X_valid: Any, y_valid
     return model, curves
 
 
-def _progress(state: Any) -> None:
-    """Show every 100th round, on a terminal only."""
-    if state.iteration % 100 == 99 and sys.stderr.isatty() and not os.environ.get("CI"):
-        split, metric, value, *_ = state.evaluation_result_list[0]
-        print(f"  round {state.iteration + 1}: {split} {metric} {value:.5f}", file=sys.stderr)  # noqa: T201 - progress
-
-
-def _noting() -> list[Any]:
-    """Return a callback that writes every tenth `round, metric (higher is better)` into the file in PAWL_ROUNDS; none without one."""
-    path = os.environ.get(ROUNDS)
-    if not path:
-        return []
-
-    def note(state: Any) -> None:
-        if state.iteration % 10 == 9:
-            _, _, value, higher, *_ = state.evaluation_result_list[0]
-            with Path(path).open("a") as file:
-                file.write(f"{state.iteration + 1} {value if higher else -value}\n")
-
-    return [note]
+def _progress(rounds: str | None, state: Any) -> None:
+    """Note every tenth round, and show every 100th, on a terminal only."""
+    number = state.iteration + 1
+    found = next((each for each in state.evaluation_result_list if each[0] == "valid"), None)
+    if found is None or number % 10:
+        return
+    _, metric, value, higher, *_ = found
+    if rounds:
+        with Path(rounds).open("a") as file:
+            file.write(f"{number} {value if higher else -value}\n")
+    if number % 100 == 0 and sys.stderr.isatty() and not os.environ.get("CI"):
+        print(f"  round {number}: valid {metric} {value:.5f}", file=sys.stderr)  # noqa: T201 - progress
 
 
 def joined(transformer: Any, model: Any) -> Any:
