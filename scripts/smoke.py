@@ -32,10 +32,12 @@ def main() -> int:
     try:  # what the service says is of interest only where it fails
         words = [sys.executable, "-m", "pawl.serving.smoke", "--url", f"http://127.0.0.1:{port}"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as asked:
-            while asked.poll() is None and server.poll() is None:
-                time.sleep(0.1)
-            if asked.poll() is None:
-                asked.terminate()
+            try:
+                while asked.poll() is None and server.poll() is None:
+                    time.sleep(0.1)
+            finally:
+                if asked.poll() is None:
+                    asked.terminate()
             said = asked.communicate()[0]
         if server.poll() is not None:
             print(server.communicate()[1], file=sys.stderr)
