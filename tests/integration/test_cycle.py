@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,3 +152,18 @@ def test_the_steps_are_scripts_that_are_there(place, monkeypatch):
         ["scripts.retrain", "--more"],
         ["scripts.predict", "--model", "@champion", "--more"],
     ]
+
+
+@pytest.mark.parametrize(("where", "words"), [({}, []), ({"GITHUB_ACTIONS": "true"}, ["--dispatch"])])
+def test_on_github_retraining_is_left_to_the_workflow_that_may(monkeypatch, where, words):
+    asked = []
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        cycle.subprocess, "run", lambda command, **_: asked.append(command[2:]) or SimpleNamespace(returncode=0)
+    )
+
+    assert cycle.STEPS["retrain"]([]) == 0
+
+    assert asked == [["scripts.retrain", *words]]
