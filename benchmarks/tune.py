@@ -12,6 +12,7 @@ often that loses the best, and how much. adult: what is best on the validation r
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -57,7 +59,6 @@ SPACE = """tune:
     train.params.colsample_bytree: {low: 0.3, high: 1.0}
 """
 DRAWN = 20  # trials of a search
-GRID = 18  # combinations above; TPE draws its first ten at random
 
 
 def searching(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -122,33 +123,36 @@ def driver(url: str) -> str:
 
 
 def samplers(root: Path, args: argparse.Namespace) -> dict[str, object]:
-    folder, found = made(root / "samplers", args.rows), {}
-    for sampler, seeds in (("grid", 1), ("random", args.seeds), ("tpe", args.seeds)):
-        going = []
-        for seed in range(seeds):
-            words = ["--sampler", sampler, "--seed", str(seed), "--trials", str(GRID)]
-            going.append(searching(folder, *words, "--storage", f"sqlite:///{folder}/{sampler}{seed}.db"))
-        ended(*going)
-        best = []
-        for seed in range(seeds):
-            url = f"sqlite:///{folder}/{sampler}{seed}.db"
-            (name,) = optuna.get_all_study_names(url)
-            best.append(optuna.load_study(study_name=name, storage=url).best_value)
-        found[sampler] = {"best": round(statistics.median(best), 5), "per seed": [round(each, 5) for each in best]}
-    return {"trials": GRID, "rows": args.rows, **found}
+    """Ask the search's own samplers, and the grid, for the values of the pipeline's own training."""
+    with featurized(root / "samplers", args.rows):
+        values, (asked, measured) = yamlfile.read_yaml(paths.PARAMS)[0], trainer()
+        keys, choices = zip(*asked.grid.items(), strict=True)
+        grid = [measured(dict(zip(keys, each, strict=True)))[0] for each in itertools.product(*choices)]
+        found: dict[str, object] = {"trials": len(grid), "rows": args.rows, "grid": best([max(grid)])}
+        for kind in ("random", "tpe"):
+            most = []
+            for seed in range(args.seeds):
+                study = optuna.create_study(
+                    direction="maximize", sampler=tune.sampler(SimpleNamespace(sampler=kind, seed=seed))
+                )
+                for slot in range(len(grid)):  # as scripts.tune does: what is there now comes first
+                    study.enqueue_trial({} if slot else trial.current(values, asked.space), {"slot": slot})
+                study.optimize(lambda one: measured(trial.suggested(one, asked.space))[0], n_trials=len(grid))
+                most.append(study.best_value)
+            found[kind] = best(most)
+    return found
+
+
+def best(values: Sequence[float]) -> dict[str, object]:
+    return {"best": round(statistics.median(values), 5), "per seed": [round(each, 5) for each in values]}
 
 
 def pruning(root: Path, args: argparse.Namespace) -> dict[str, object]:
     """Ask Optuna's own pruners about the curves of the pipeline's own training."""
-    folder = made(root / "pruning", args.rows)
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.run", "featurize"], cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}/src", "PAWL_ENV": "system"},
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    with contextlib.chdir(folder):
-        trained = list(trainings(args.trainings))
+    with featurized(root / "pruning", args.rows):
+        asked, measured = trainer()
+        drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+        trained = [measured(trial.suggested(drawn.ask(), asked.space)) for _ in range(args.trainings)]
     rules = {
         "tune.prune": optuna.pruners.PercentilePruner(tune.BETTER, tune.TRIED, tune.ROUND, n_min_trials=tune.TRIED),
         "Optuna's median, from the first round on": optuna.pruners.MedianPruner(tune.TRIED, n_min_trials=tune.TRIED),
@@ -170,21 +174,41 @@ def pruning(root: Path, args: argparse.Namespace) -> dict[str, object]:
     return told
 
 
-def trainings(count: int) -> Iterator[tuple[float, list[float]]]:
-    """Yield (roc_auc on the validation rows, the curve's metric per round, higher is better) of values drawn from the space."""
+@contextlib.contextmanager
+def featurized(folder: Path, rows: int) -> Iterator[None]:
+    """Go into a folder in which all that comes before training has run."""
+    folder = made(folder, rows)
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}/src",
+        "PAWL_ENV": "system",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    words = [sys.executable, "-m", "scripts.run", "featurize"]
+    done = subprocess.run(words, cwd=folder, env=env, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    with contextlib.chdir(folder):
+        yield
+
+
+def trainer() -> tuple[config.Tune, Callable[[dict[str, Any]], tuple[float, list[float]]]]:
+    """Return the section `tune`, and what trains with values: (roc_auc on the validation rows, the curve's metric per round, higher is better)."""
     params = config.load(paths.PARAMS)
     tables = {name: pq.read_table(paths.PREPARED / f"{name}.parquet") for name in ("train", "valid")}
     labels = train.labels_of(tables["train"].column(params.target), params.problem)
     y = {name: train.target(table.column(params.target), labels) for name, table in tables.items()}
     X = {name: frames.read_matrix(paths.FEATURES / name) for name in tables}
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    for _ in range(count):
-        values = trial.suggested(study.ask(), params.tune.space)
+
+    def measured(values: dict[str, Any]) -> tuple[float, list[float]]:
         own = {key.rpartition(".")[2]: value for key, value in values.items()}
         given = msgspec.structs.replace(params.train, params={**params.train.params, **own})
         model, curves = train.fit(given, labels, X["train"], y["train"], X["valid"], y["valid"])
         curve = next(iter(curves["valid"].values()))  # binary_logloss: LightGBM's own for two classes
-        yield roc_auc_score(y["valid"], model.predict_proba(X["valid"])[:, 1]), [-each for each in curve]
+        return roc_auc_score(y["valid"], model.predict_proba(X["valid"])[:, 1]), [-each for each in curve]
+
+    assert params.tune
+    return params.tune, measured
 
 
 def searched(order: Sequence[tuple[float, list[float]]], pruner: Any) -> tuple[float, float]:

@@ -123,7 +123,7 @@ def champion(ledger: Ledger, mine: Answers, environ: Mapping[str, str]) -> tuple
         try:
             if scored := from_registry(served, mine):
                 shown = Other(served.commit, name, "registry", Facts({}), served.digest)
-                return Known(shown, scored[0], seen=scored[1]), ""
+                return Known(shown, *scored), ""
         except Problem as problem:
             why = f"{problem.what} ({problem.where})"
     if entry is None or theirs is None:
@@ -131,8 +131,8 @@ def champion(ledger: Ledger, mine: Answers, environ: Mapping[str, str]) -> tuple
     return Known(Other(served.commit, name, "ledger", entry.facts, entry.digest), theirs, entry.facts.size), ""
 
 
-def from_registry(served: Release, mine: Answers) -> tuple[Answers, Any] | None:
-    """Return what the champion's bundle answers on these rows; raise Problem unless it is the bundle that was released."""
+def from_registry(served: Release, mine: Answers) -> tuple[Answers, float, Any] | None:
+    """Return (what the champion's bundle answers on these rows, its size in bytes, hashes of the rows that it was trained on); raise Problem unless it is the bundle that was released."""
     from pawl import registry, tracking
     from scripts import github
 
@@ -140,7 +140,9 @@ def from_registry(served: Release, mine: Answers) -> tuple[Answers, Any] | None:
         got = registry.download(store, github.project(), served.version, Path(folder))
         if bundle.digest_of(got) != served.digest:
             raise Problem(f"version {served.version} is not the bundle that was released", str(got), "release again")
-        return rescored(bundle.load(got), mine)
+        loaded = bundle.load(got)
+    scored = rescored(loaded, mine)
+    return scored and (scored[0], float(loaded.manifest["files"][bundle.PIPELINE]["size"]), scored[1])
 
 
 def rescored(loaded: Bundle, mine: Answers) -> tuple[Answers, Any] | None:

@@ -84,6 +84,7 @@ def compare(
     found = msgspec.structs.replace(found, changes=differs, champion_why=no_champion[:300])
     try:
         marks = baseline.marks(base, gates, ledger) if other.state == "compared" else []
+        champion = None if known is champion else champion  # once is enough
         done = assess.assess(found, gates, mine, known, champion, marks, other.state, other.why, today)
     except Corrupt as problem:  # of an older commit, whose best is the mark
         known, other = None, baseline.lost(problem)

@@ -229,3 +229,23 @@ def test_a_bundle_that_the_code_here_lets_answer_otherwise_is_not_scored(modelle
     assert (
         baseline.unread(otherwise, *asked) == "it answers 1 of its golden rows otherwise by the src/task that is here"
     )
+
+
+def test_on_other_rows_than_mains_the_released_model_is_the_baseline_with_its_size(served):
+    gates = {"roc_auc": {"direction": "higher", "floor": 0.5, "max_regression": 0.05}, "model_bytes": {"direction": "lower", "max_regression": "400%"}}  # fmt: skip
+    (served.path / "gates.yaml").write_text(yaml.safe_dump({"version": 1, "metrics": gates}))
+    served.git("remote", "remove", "origin")
+    served.commit("gates")
+    served.do("report")
+    served.do("ledger", "record")
+    served.do("ledger", "release", "--version", "1", "--digest", served.versions["1"]["pawl.digest"])
+    params(served, **{"ingest.sample.seed": 1, "ingest.sample.drift": 1.0, "drift.min_rows": 100, "drift.max_loss": 0.0, "drift.level": 0.9})  # fmt: skip
+
+    served.do("retrain")
+    told = served.do("report", "--base", "HEAD", "--no-train")  # as it is on GitHub
+
+    report = json.loads((served.path / "reports/report.json").read_text())
+    judged = {each["metric"]: each["verdict"] for each in report["judged"]}
+    assert (report["baseline"]["name"], report["baseline"]["how"]) == ("champion, version 1", "registry")
+    assert report["champion"] is None  # it stands once
+    assert judged["model_bytes"] in {"unchanged", "pass", "improved"}, told
