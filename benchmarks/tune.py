@@ -275,8 +275,9 @@ def main() -> None:
     for part in args.only:
         with tempfile.TemporaryDirectory() as name:
             told = PARTS[part](Path(name), args)
-        storage = os.environ.get("PAWL_TUNE_STORAGE", "sqlite").partition(":")[0]
-        found[part] = told | {"storage": storage, "date": datetime.now(UTC).date().isoformat()}
+        if part in {"processes", "adult"}:  # the others keep no study
+            told["storage"] = os.environ.get("PAWL_TUNE_STORAGE", "sqlite").partition(":")[0]
+        found[part] = told | {"date": datetime.now(UTC).date().isoformat()}
         found |= {"cores": os.cpu_count(), "python": platform.python_version()}
         found |= {"versions": {one: version(one) for one in ("optuna", "lightgbm")}}
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")

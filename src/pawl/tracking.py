@@ -111,7 +111,6 @@ class Run(NamedTuple):
 @contextlib.contextmanager
 def store() -> Iterator[Store]:
     """Yield the store; raise Unreachable, within seconds, if it does not answer, refuses, or ends in the middle."""
-    _calm()
     given = os.environ.get(URI)
     shown = without_password(given) if given else str(paths.STORE)
     if given and given.startswith("http"):
@@ -124,8 +123,7 @@ def store() -> Iterator[Store]:
         if not given:
             stack.enter_context(_alone())
             stack.callback(os.environ.pop, URI, None)  # MLflow writes it there
-        import mlflow
-
+        mlflow = _mlflow()
         uri = given or f"sqlite:///{_home() / paths.STORE}"
         mlflow.set_tracking_uri(uri)
         client = None
@@ -139,28 +137,35 @@ def store() -> Iterator[Store]:
             raise _told(error, shown, opened=client is not None) from error
 
 
-def _calm() -> None:
-    """Let MLflow be brief with servers and with words; before it is imported."""
+def _mlflow() -> Any:
+    """Return MLflow, brief with servers and with words."""
     os.environ.update({key: value for key, value in PATIENCE.items() if key not in os.environ})
-    for name in ("mlflow", "alembic"):
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # importing it sets their levels
         logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
 
 
 def _make(path: Path) -> None:
     """Make an empty store: beside its place, and in it once it is whole."""
     part = _home() / paths.STATE / "store.part"
     shutil.copyfile(empty(), part)
-    with part.open("rb") as file:
+    _place(part, path)
+
+
+def _place(made: Path, path: Path) -> Path:
+    """Move a file to its place once the disk has all of it; return the place."""
+    with made.open("rb") as file:
         os.fsync(file.fileno())
-    part.replace(path)
+    return made.replace(path)
 
 
 def empty() -> Path:
     """Return a store in which there is nothing, not even an experiment: MLflow needs seconds to make it, so the environment keeps one."""
-    _calm()
-    import mlflow
     from sqlalchemy import Engine, event
 
+    mlflow = _mlflow()
     ours = sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK)
     kept = (Path(sys.prefix) if ours else _home() / paths.STATE) / f"mlflow-{mlflow.__version__}.db"
     if kept.exists():
@@ -178,9 +183,7 @@ def empty() -> Path:
             event.remove(Engine, "connect", unsynced)
         with contextlib.closing(sqlite3.connect(made)) as base, base:
             base.execute("DELETE FROM experiments")  # MLflow makes its own again, under the path of the store
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        return made.replace(kept)
+        return _place(made, kept)
 
 
 def _home() -> Path:

@@ -249,6 +249,14 @@ def test_from_another_branch_than_main_nothing_is_released_rolled_back_or_retrai
         assert values([(each, known, "success") for each in guards]) == [False] * len(guards), name
 
 
+@pytest.mark.parametrize("name", FLOWS)
+def test_an_address_is_known_before_the_environment_is_made_for_it(name):
+    """What lies in a bucket needs its driver, which the environment gets by these variables."""
+    for job in FLOWS[name]["jobs"].values():
+        late = [key for step in job.get("steps", []) for key in step.get("env", {}) if key in environment.PLACES]
+        assert late == []
+
+
 def test_the_job_s_token_goes_to_no_registry_but_github_s():
     """Every login, and what a throw-away cluster pulls with: where another registry is named, its own token or none."""
     found = []
