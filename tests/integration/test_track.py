@@ -533,3 +533,14 @@ def test_a_new_store_names_no_folder_but_its_own(empty, warm, tmp_path):
         with sqlite3.connect(place) as base:
             found = base.execute("select name, artifact_location from experiments").fetchall()
         assert found == [("Default", f"{place.parent}/mlruns/0")]
+
+
+def test_outside_an_environment_of_its_own_the_empty_store_is_kept_here_and_making_it_is_silent(tmp_path):
+    (tmp_path / ".pawl").mkdir()
+    code = "import sys\nsys.prefix = sys.base_prefix\nfrom pawl import tracking\nprint(tracking.empty().parent)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/.pawl\n"), done.stderr
+    assert "INFO" not in done.stderr
+    assert [path.suffix for path in (tmp_path / ".pawl").iterdir()] == [".db"]
