@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pawl.gate.verdict import GOOD
 from pawl.problem import Problem
-from pawl.tracking import Store
+from pawl.tracking import Store, settled
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 PREVIOUS = "pawl.previous_champion"  # a tag: MLflow's page shows it beside the version
@@ -31,6 +31,7 @@ class Promoted(NamedTuple):
     warning: str = ""
 
 
+@settled
 def register(
     store: Store, name: str, model: Any, tags: Mapping[str, str], description: str, before: Before
 ) -> tuple[str, bool]:
@@ -43,13 +44,12 @@ def register(
     _make(client, name)
     known = of_digest(client, name, digest)
     refuse_rejected(name, known)
+    mine = None
     if not known:
         said = {key: value for key, value in tags.items() if value}
-        client.create_model_version(
-            name, f"models:/{model.model_id}", model.source_run_id, said, model_id=model.model_id
-        )
-        made = of_digest(client, name, digest)
-    first, *others = known or made
+        source = f"models:/{model.model_id}"
+        mine = client.create_model_version(name, source, model.source_run_id, said, model_id=model.model_id)
+    first, *others = known or of_digest(client, name, digest)
     for each in others:
         if not each.aliases:
             client.delete_model_version(name, each.version)
@@ -63,7 +63,7 @@ def register(
     current = named(client, name, CANDIDATE)
     if current is None or before(current.tags["pawl.commit"], commit):
         client.set_registered_model_alias(name, CANDIDATE, version)
-    return version, not known
+    return version, mine is not None and str(mine.version) == version
 
 
 def promotable(store: Store, name: str, version: str, commit: str, before: Before, *, strict: bool = False) -> Any:
@@ -81,6 +81,7 @@ def promotable(store: Store, name: str, version: str, commit: str, before: Befor
     return chosen
 
 
+@settled
 def promote(
     store: Store, name: str, version: str, commit: str, tags: Mapping[str, str], before: Before, *, strict: bool = False
 ) -> Promoted:

@@ -6,9 +6,11 @@ The embedded store is read and written in this process: a server takes seconds t
 
 import contextlib
 import fcntl
+import functools
 import http.client
 import logging
 import os
+import random
 import re
 import shutil
 import socket
@@ -21,7 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pawl import paths
 from pawl.problem import Problem, Unreachable
@@ -38,7 +40,11 @@ PATIENCE = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "AWS_MAX_ATTEMPTS": "2",
 }
+# What MLflow answers to who writes the same at the same moment: the row is there already, or was deleted meanwhile.
+CONTESTED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 OUTSIDE = ("requests", "urllib3", "botocore", "boto3", "s3transfer", "azure", "google", "sqlalchemy")
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # or MLflow shows the pages of language models
 PROXIED = "mlflow-artifacts:/"
 NOTE = "mlflow.note.content"
@@ -84,6 +90,25 @@ class Store(NamedTuple):
             return Path(self.files(uri).download_artifacts(path, str(folder)))
         except Exception as error:  # each kind of store has its own exceptions
             raise Unreachable(f"{path} of {uri} cannot be had: {_plain(error)}", self.shown, "is the artifact store up, and complete?") from error  # fmt: skip
+
+
+def settled(write: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Let a write that may be repeated be repeated when another writer was in its way, after a while that differs for each of them."""
+
+    @functools.wraps(write)
+    def repeated(*args: Given.args, **options: Given.kwargs) -> Made:
+        from mlflow.exceptions import MlflowException
+
+        for seconds in (1, 2, 4, 8):
+            try:
+                return write(*args, **options)
+            except MlflowException as error:
+                if error.error_code not in CONTESTED:
+                    raise
+                time.sleep(random.uniform(0, seconds))  # noqa: S311 - no secret
+        return write(*args, **options)
+
+    return repeated
 
 
 class Run(NamedTuple):
@@ -233,6 +258,7 @@ def begun(
     )
 
 
+@settled
 def log(store: Store, experiment: str, run: Run) -> tuple[str, bool]:
     """Return (id of the run, whether it is new). What was killed half-way is taken up where it is, under the same id.
 
@@ -294,9 +320,11 @@ def _tidy(store: Store, experiment: str, identity: Mapping[str, str]) -> None:
 
 
 def model_of(store: Store, run: str) -> Any:
-    """Return the model of a run as an mlflow.entities.LoggedModel; None if it has none."""
+    """Return the model of a run as an mlflow.entities.LoggedModel: of those that many writers began at once, the one that is whole; None if there is none."""
     experiment = store.client.get_run(run).info.experiment_id
-    return next(iter(store.client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=1)), None)
+    oldest = [{"field_name": "creation_timestamp"}]
+    begun = store.client.search_logged_models([experiment], f"source_run_id = '{run}'", order_by=oldest)
+    return min(begun, key=lambda model: str(model.status) != "READY", default=None)
 
 
 def _model(store: Store, experiment: str, identity: str, run: Run) -> Any:
