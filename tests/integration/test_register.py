@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+
+from pawl import tracking
 
 OWN = {"MLmodel", "estimator.html"}  # they hold ids and times
 
@@ -321,6 +325,48 @@ def test_of_two_versions_that_were_made_at_the_same_moment_the_lower_stays(regis
     assert "pawl version 1 is in " in said
     assert list(registry.versions) == ["1"]
     assert registry.aliases == {"candidate": "1"}
+
+
+def test_a_model_that_another_began_in_the_same_run_and_left_is_not_taken_for_the_run_s(registry):
+    registry.do("track")
+    with tracking.store() as store:
+        (run,) = store.client.search_runs([store.experiment(registry.name)])
+        whole = tracking.model_of(store, run.info.run_id).model_id
+        store.client.create_logged_model(run.info.experiment_id, "model", run.info.run_id)
+
+    registry.do("register")
+
+    assert registry.rows("select source from model_versions") == [(f"models:/{whole}",)]
+    assert "data/bundle/pipeline.skops" in registry.model_files("1")
+
+
+@pytest.mark.parametrize(("code", "calls"), [("BAD_REQUEST", 3), ("PERMISSION_DENIED", 1), ("INTERNAL_ERROR", 1)])
+def test_only_what_another_writer_may_have_caused_is_tried_again(registry, monkeypatch, code, calls):
+    real, made = MlflowClient.create_model_version, []
+
+    def contested(client, *given, **more):
+        made.append(given)
+        if len(made) < 3:
+            raise MlflowException("another was first", error_code=codes.ErrorCode.Value(code))
+        return real(client, *given, **more)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", contested)
+    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+
+    registry.do("register", code=0 if calls == 3 else 3)
+
+    assert len(made) == calls
+    assert len(registry.versions) == (calls == 3)
+
+
+def test_what_is_refused_each_time_is_told(registry, monkeypatch):
+    def refused(*_, **__):
+        raise MlflowException("no such thing", error_code=codes.INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", refused)
+    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+
+    assert "error: MLflow does not do it: MlflowException: no such thing" in registry.do("register", code=3)
 
 
 def test_four_at_once_on_a_server_make_one_version(copies, warm, server):

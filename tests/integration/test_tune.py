@@ -5,20 +5,23 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
+from unittest import mock
 
 import msgspec
 import numpy as np
 import optuna
+import psutil
 import pytest
 import yaml
 
 from pawl import config, tracking
 from pawl.pipeline import train
-from scripts import tune
-from scripts.trial import initials
+from scripts import tune, workspace
+from scripts.trial import Trial, initials
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning")  # MLflow's own use of SQLAlchemy
 LEAVES, RATE = "train.params.num_leaves", "train.params.learning_rate"
@@ -230,8 +233,71 @@ def test_values_that_were_ended_early_are_not_trained_again():
         work.attempt(study.ask())
 
 
+def test_what_is_finished_stays_when_another_trial_of_its_values_is_lost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done, early = (Trial(name, {LEAVES: 4, "threshold": 0.2}, {"pawl.trial": name}) for name in ("done", "early"))
+    work = tune.Work.__new__(tune.Work)
+    work.lock, work.parent = threading.Lock(), "a" * 32
+    with tracking.store() as store:
+        work.experiment = store.experiment("pawl")
+        store.client.set_terminated(tracking.begun(store, work.experiment, done.identity, done.name).info.run_id)
+
+    for each in (done, early):
+        work.lost(each, "ended early", "KILLED")
+
+    with tracking.store() as store:
+        runs = {each.info.run_name: each for each in store.client.search_runs([work.experiment])}
+    assert {name: each.info.status for name, each in runs.items()} == {"done": "FINISHED", "early": "KILLED"}
+    assert runs["early"].data.params == {LEAVES: "4"}  # a run's threshold is the one that was chosen
+
+
+def test_a_search_whose_database_does_not_answer_for_a_while_hears_of_every_round(tmp_path):
+    work, study = tune.Work.__new__(tune.Work), optuna.create_study()
+    work.found, asked = SimpleNamespace(lower=False), study.ask()
+    (tmp_path / "rounds").write_text("10 0.5\n20 0.6\n30 0.")
+    seen, report = set(), asked.report
+    silent = mock.Mock(side_effect=optuna.exceptions.StorageInternalError)
+
+    for asked.report in (silent, report):
+        work.watch(asked, seen, tmp_path / "rounds")
+
+    assert silent.call_count == 1
+    assert study.get_trials()[0].intermediate_values == {10: 0.5, 20: 0.6}
+
+
+SHOWS = """
+import signal, subprocess, sys, tempfile, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in sys.argv else lambda *_: sys.exit(143))
+with tempfile.TemporaryDirectory(dir="."):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    open("began", "w").write(str(child.pid))
+    try:
+        time.sleep(60)
+    finally:
+        child.kill()
+"""
+
+
+@pytest.mark.parametrize("word", ["willing", "stubborn"])
+def test_a_training_that_is_ended_takes_away_what_it_made_and_its_processes(tmp_path, monkeypatch, word):
+    monkeypatch.setattr(workspace, "PATIENCE", 1)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/shows.py").write_text(SHOWS)
+
+    def hopeless():
+        if (tmp_path / "began").exists() and (tmp_path / "began").read_text():
+            raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        workspace.call(tmp_path, "shows", word, watch=hopeless)
+
+    assert len(list(tmp_path.glob("tmp*"))) == (word == "stubborn")
+    child = int((tmp_path / "began").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.parametrize("kind", ["binary", "regression"])
-def test_what_a_search_sees_of_a_training_is_its_curve_on_the_validation_rows(tmp_path, kind):
+def test_what_a_search_sees_of_a_training_is_its_curve_on_the_validation_rows(tmp_path, monkeypatch, kind):
     rng = np.random.default_rng(0)
     X, noise, labels = rng.normal(size=(400, 3)), rng.normal(size=400), ["no", "yes"] if kind == "binary" else []
     y = (noise > 0).astype(int) if labels else noise
@@ -241,6 +307,8 @@ def test_what_a_search_sees_of_a_training_is_its_curve_on_the_validation_rows(tm
     )
 
     _, curves = train.fit(params, labels, X[:300], y[:300], X[300:], y[300:], str(tmp_path / "rounds"))
+    monkeypatch.setenv(train.ROUNDS, str(tmp_path / "rounds"))
+    train.fit(params, labels, X[:200], y[:200], X[200:], y[200:])  # a fold is none of its business
 
     (curve,) = curves["valid"].values()
     seen = [line.split() for line in (tmp_path / "rounds").read_text().splitlines()]

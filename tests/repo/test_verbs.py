@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,28 @@ def test_a_run_fails_where_the_gate_the_registry_or_the_service_does(tmp_path, f
     later = [] if fails == "scripts.report" else ["scripts.register", "scripts.smoke"]
     assert sorted(re.findall("did (.+)", done.stdout)) == sorted(["scripts.run", "scripts.report", *later])
     assert ("next: " in done.stdout) == (not code)
+
+
+def test_a_run_that_is_interrupted_leaves_no_process(tmp_path):
+    waits = 'case "$2" in scripts.smoke) : > %s/asks; exec sleep 60;; scripts.register) : > %s/registers; exec sleep 60;; esac'
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{waits % (tmp_path, tmp_path)}\n")
+    (tmp_path / "python").chmod(0o755)
+    going = subprocess.Popen(
+        ["make", f"PYTHON={tmp_path}/python", "run"], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    os.killpg(going.pid, signal.SIGINT)
+
+    assert going.wait(30) != 0
+    try:
+        while time.monotonic() < deadline:
+            os.killpg(going.pid, 0)
+            time.sleep(0.1)
+    except ProcessLookupError:
+        return
+    os.killpg(going.pid, signal.SIGKILL)
+    pytest.fail("a process is left")
