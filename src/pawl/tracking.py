@@ -23,7 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pawl import paths
 from pawl.problem import Problem, Unreachable
@@ -92,21 +92,21 @@ class Store(NamedTuple):
             raise Unreachable(f"{path} of {uri} cannot be had: {_plain(error)}", self.shown, "is the artifact store up, and complete?") from error  # fmt: skip
 
 
-def settled(write: Callable[Given, Made]) -> Callable[Given, Made]:
+def settled(write: Callable[Concatenate[Store, Given], Made]) -> Callable[Concatenate[Store, Given], Made]:
     """Let a write that may be repeated be repeated when another writer was in its way, after a while that differs for each of them."""
 
     @functools.wraps(write)
-    def repeated(*args: Given.args, **options: Given.kwargs) -> Made:
+    def repeated(store: Store, /, *args: Given.args, **options: Given.kwargs) -> Made:
         from mlflow.exceptions import MlflowException
 
-        for seconds in (1, 2, 4, 8):
+        for seconds in () if store.embedded else (1, 2, 4, 8):  # which one process at a time has
             try:
-                return write(*args, **options)
+                return write(store, *args, **options)
             except MlflowException as error:
                 if error.error_code not in CONTESTED:
                     raise
                 time.sleep(random.uniform(0, seconds))  # noqa: S311 - no secret
-        return write(*args, **options)
+        return write(store, *args, **options)
 
     return repeated
 

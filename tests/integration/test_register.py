@@ -340,8 +340,17 @@ def test_a_model_that_another_began_in_the_same_run_and_left_is_not_taken_for_th
     assert "data/bundle/pipeline.skops" in registry.model_files("1")
 
 
+@pytest.fixture
+def shared(registry, monkeypatch, tmp_path):
+    """A project whose store is a database that others write, too."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry.store}/mlflow.db")
+    monkeypatch.setenv("PAWL_ARTIFACT_LOCATION", str(tmp_path / "artifacts"))
+    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+    return registry
+
+
 @pytest.mark.parametrize(("code", "calls"), [("BAD_REQUEST", 3), ("PERMISSION_DENIED", 1), ("INTERNAL_ERROR", 1)])
-def test_only_what_another_writer_may_have_caused_is_tried_again(registry, monkeypatch, code, calls):
+def test_only_what_another_writer_may_have_caused_is_tried_again(shared, monkeypatch, code, calls):
     real, made = MlflowClient.create_model_version, []
 
     def contested(client, *given, **more):
@@ -351,22 +360,25 @@ def test_only_what_another_writer_may_have_caused_is_tried_again(registry, monke
         return real(client, *given, **more)
 
     monkeypatch.setattr(MlflowClient, "create_model_version", contested)
-    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
 
-    registry.do("register", code=0 if calls == 3 else 3)
+    shared.do("register", code=0 if calls == 3 else 3)
 
     assert len(made) == calls
-    assert len(registry.versions) == (calls == 3)
+    assert len(shared.versions) == (calls == 3)
 
 
-def test_what_is_refused_each_time_is_told(registry, monkeypatch):
-    def refused(*_, **__):
+@pytest.mark.parametrize(("store", "calls"), [("shared", 5), ("registry", 1)])
+def test_what_is_refused_each_time_is_told(request, monkeypatch, store, calls):
+    project, made = request.getfixturevalue(store), []
+
+    def refused(*given, **_):
+        made.append(given)
         raise MlflowException("no such thing", error_code=codes.INVALID_PARAMETER_VALUE)
 
     monkeypatch.setattr(MlflowClient, "create_model_version", refused)
-    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
 
-    assert "error: MLflow does not do it: MlflowException: no such thing" in registry.do("register", code=3)
+    assert "error: MLflow does not do it: MlflowException: no such thing" in project.do("register", code=3)
+    assert len(made) == calls
 
 
 def test_four_at_once_on_a_server_make_one_version(copies, warm, server):
