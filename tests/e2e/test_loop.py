@@ -186,7 +186,7 @@ def test_a_pull_request_gets_one_comment_with_what_it_does_to_the_model(opened):
 
     assert comment["user"] == "github-actions[bot]"
     assert "gates pass" in comment["body"]
-    assert "| roc_auc ↑ |" in comment["body"]
+    assert "| roc_auc\u00a0↑ |" in comment["body"]
     assert "trained anew beside it" in comment["body"]
     assert "| `train.params.num_leaves` | `15` | `7` |" in comment["body"]
     assert "gates pass" in opened.summaries["model"]
