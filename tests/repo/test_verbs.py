@@ -69,8 +69,11 @@ def test_a_run_that_is_interrupted_leaves_no_process(tmp_path):
     waits = 'case "$2" in scripts.smoke) : > %s/asks; exec sleep 60;; scripts.register) : > %s/registers; exec sleep 60;; esac'
     (tmp_path / "python").write_text(f"#!/bin/sh\n{waits % (tmp_path, tmp_path)}\n")
     (tmp_path / "python").chmod(0o755)
-    going = subprocess.Popen(
-        ["make", f"PYTHON={tmp_path}/python", "run"], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, start_new_session=True,
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    going = subprocess.Popen(  # where the tests run in the background, Ctrl-C is ignored
+        [sys.executable, "-c", heeding, "make", f"PYTHON={tmp_path}/python", "run"], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 60

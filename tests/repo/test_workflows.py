@@ -183,6 +183,15 @@ def strings(value):
     return [str(value)]
 
 
+def test_what_is_installed_is_left_alone_while_others_run_it():
+    node()
+    written = {path: path.stat().st_ctime_ns for path in (ROOT / ".pawl/npm").glob("*.mjs")}
+
+    lint.install_npm()
+
+    assert {path: path.stat().st_ctime_ns for path in written} == written
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_an_event_starts_what_it_should_and_nothing_else(event):
     mine = {
