@@ -1,5 +1,6 @@
 """What `python -m scripts` lists is what there is."""
 
+import contextlib
 import os
 import re
 import signal
@@ -76,18 +77,22 @@ def test_a_run_that_is_interrupted_leaves_no_process(tmp_path):
         [sys.executable, "-c", heeding, "make", f"PYTHON={tmp_path}/python", "run"], cwd=ROOT, env={**os.environ, "PAWL_ENV": "system"}, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-
-    os.killpg(going.pid, signal.SIGINT)
-
-    assert going.wait(30) != 0
+    deadline, left = time.monotonic() + 60, True
     try:
-        while time.monotonic() < deadline:
-            os.killpg(going.pid, 0)
+        while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
             time.sleep(0.1)
-    except ProcessLookupError:
-        return
-    os.killpg(going.pid, signal.SIGKILL)
-    pytest.fail("a process is left")
+
+        os.killpg(going.pid, signal.SIGINT)
+
+        assert going.wait(30) != 0
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(going.pid, 0)
+                time.sleep(0.1)
+    finally:
+        try:
+            os.killpg(going.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            left = False
+        going.wait()
+    assert not left
