@@ -204,11 +204,24 @@ def chunks(url: str) -> Iterator[Any]:
                     yield file.schema_arrow.empty_table()
                     many = file.iter_batches(PART)
                 for batch in many:
-                    yield pa.Table.from_batches([batch])
+                    table = pa.Table.from_batches([batch])
+                    yield blanks(table) if root.endswith(".csv") else table
         except FileNotFoundError as error:
             raise Problem("there is no such file", url, "correct the address") from error
         except pa.ArrowInvalid as error:
             raise Problem(f"it cannot be read as a table: {error}", url, "correct the file; its first line names the columns") from error  # fmt: skip
+
+
+def blanks(table: Any) -> Any:
+    """Return a table in which an empty text is no value: a CSV file cannot tell them apart, and pyarrow takes it for a text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = table.column(at)
+            table = table.set_column(at, field, pc.if_else(pc.equal(column, ""), None, column))
+    return table
 
 
 if __name__ == "__main__":

@@ -142,8 +142,10 @@ def params(loaded: Bundle) -> dict[str, Any]:
     """Return params.yaml by dotted key, and every parameter that the estimator has, given or not."""
     given = flat(yaml.safe_load(tracking.without_password(paths.PARAMS.read_text())))
     given = {
-        key: value for key, value in given.items() if not key.startswith(("tune.", "train.params."))
-    }  # the estimator has those
+        key: value
+        for key, value in given.items()
+        if not key.startswith(("train.params.", "tune.", "drift.", "retrain."))
+    }  # the estimator has the first; no stage reads the others, so that dvc.lock does not know them
     return {**given, **estimator()["params"], "threshold": loaded.manifest["threshold"]}
 
 

@@ -4,6 +4,7 @@ MLflow's registry has no conditional write. So each writer states what it did fi
 then, and settles it by a rule that everyone else would settle it by: whoever looks last has seen all, and leaves the same end.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,6 @@ def promotable(store: Store, name: str, version: str, commit: str, before: Befor
     return chosen
 
 
-@settled
 def promote(
     store: Store, name: str, version: str, commit: str, tags: Mapping[str, str], before: Before, *, strict: bool = False
 ) -> Promoted:
@@ -90,19 +90,27 @@ def promote(
     commit: whose release this is; tags: what else is to be noted.
     """
     client = store.client
+    _give_way(client, name, commit, before)  # what was ended before it did is done now
     chosen = promotable(store, name, version, commit, before, strict=strict)
     current = named(client, name, CHAMPION)
     if current is None or current.version != version:
         tags = {**tags, PREVIOUS: current.version if current else "", PROMOTIONS: now()}
     _tag(client, name, chosen, {**tags, RELEASED: commit})
     client.set_registered_model_alias(name, CHAMPION, version)
-    for each in released(client, name):  # another release, stated between the look and the alias
-        if before(commit, each.tags[RELEASED]) and each.tags[RELEASED] != commit:
-            client.set_registered_model_alias(name, CHAMPION, each.version)
-            refuse_older(name, [each], commit, before)
+    _give_way(client, name, commit, before)  # another release, stated between the look and the alias
     unsure = chosen.tags["pawl.verdict"] == "inconclusive"
     said = "its verdict is inconclusive: the test rows cannot tell" if unsure else ""
     return Promoted(version, current and current.version, said)
+
+
+def _give_way(client: Any, name: str, commit: str, before: Before) -> None:
+    """Let `champion` name the newest of the releases that come after a commit, and raise Problem; nothing where there is none."""
+    newer = [each for each in released(client, name) if each.tags[RELEASED] != commit and before(commit, each.tags[RELEASED])]  # fmt: skip
+    if newer:
+        newest = functools.reduce(lambda one, other: other if before(one.tags[RELEASED], other.tags[RELEASED]) else one, newer)  # fmt: skip
+        if CHAMPION not in newest.aliases:
+            client.set_registered_model_alias(name, CHAMPION, newest.version)
+        refuse_older(name, [newest], commit, before)
 
 
 def roll_back(
@@ -224,7 +232,9 @@ def now() -> str:
 
 
 def _older(commit: str, other: str, before: Before) -> bool:
-    """Say whether a commit is known to come before another."""
+    """Say whether a commit is known to come before another, or is its edited files."""
+    if commit == f"{other}-dirty":
+        return True
     try:
         return before(commit, other) and not before(other, commit)
     except Problem:  # one of them is not in this checkout

@@ -99,11 +99,13 @@ def settled(write: Callable[Concatenate[Store, Given], Made]) -> Callable[Concat
     def repeated(store: Store, /, *args: Given.args, **options: Given.kwargs) -> Made:
         from mlflow.exceptions import MlflowException
 
+        said: list[str] = []
         for seconds in () if store.embedded else (1, 2, 4, 8):  # which one process at a time has
             try:
                 return write(store, *args, **options)
             except MlflowException as error:
-                if error.error_code not in CONTESTED:
+                said.append(str(error))
+                if error.error_code not in CONTESTED or said.count(str(error)) > 2:  # thrice the same is no accident
                     raise
                 time.sleep(random.uniform(0, seconds))  # noqa: S311 - no secret
         return write(store, *args, **options)
@@ -317,6 +319,8 @@ def _tidy(store: Store, experiment: str, identity: Mapping[str, str]) -> None:
     """Delete what others of this identity began and did not finish: who still writes is refused, and finds the finished one next time."""
     for other in store.client.search_runs([experiment], f"{_same(identity)} and attributes.status = 'RUNNING'"):
         store.client.delete_run(other.info.run_id)
+        if store.client.get_run(other.info.run_id).info.status == "FINISHED":  # meanwhile: others may name it
+            store.client.restore_run(other.info.run_id)
 
 
 def model_of(store: Store, run: str) -> Any:
@@ -373,9 +377,9 @@ def send(store: Store, uri: str, folder: Path) -> None:
         to.log_artifacts(str(folder))
         there = _listing(to)
     except Exception as error:
-        fix = (
-            "uv pip install -r requirements/s3.txt, or gs.txt, azure.txt" if isinstance(error, ImportError) else BUCKET
-        )
+        fix = "the MLflow server sends them on: its log says more" if uri.startswith(PROXIED) else BUCKET
+        if isinstance(error, ImportError):
+            fix = "uv pip install -r requirements/s3.txt, or gs.txt, azure.txt"
         raise Unreachable(f"files cannot be sent: {_plain(error)}", without_password(uri), fix) from error
     if lost := [name for name, size in mine.items() if there.get(name) != size]:
         raise Unreachable(f"{len(lost)} of {len(mine)} files did not arrive whole, {lost[0]} for one", without_password(uri), "run it again: what is there is kept")  # fmt: skip
@@ -430,7 +434,7 @@ def _told(error: Exception, shown: str, *, opened: bool) -> Exception:
     if isinstance(error, Problem) or not theirs:
         return error
     said = _plain(error)
-    if re.search(r"\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED", said):
+    if re.search(r"(?i)\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED|unauthorized|forbidden", said):
         return Unreachable(f"MLflow refuses: {said}", shown, "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")  # fmt: skip
     if "Failed to list artifacts" in said:
         return Unreachable(f"files cannot be looked for: {said}", shown, BUCKET)
@@ -443,7 +447,7 @@ def _told(error: Exception, shown: str, *, opened: bool) -> Exception:
     return Unreachable(
         f"MLflow does not do it: {said}",
         shown,
-        "its log says more; run it again when it answers: nothing is half registered",
+        "its log says more; run it again when it answers: what is there is taken up",
     )
 
 

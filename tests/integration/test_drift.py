@@ -254,6 +254,15 @@ def test_every_whole_hundred_is_a_window_and_what_is_left_waits(place, answered,
     assert edges == sorted(edges)
 
 
+def test_an_empty_cell_of_a_csv_file_is_no_new_category(tmp_path):
+    table = pa.table({"job": ["a", None, "b", None], "age": [1, None, 3, 4], "note": ["", "x", "y", "z"]})
+    pyarrow.csv.write_csv(table, tmp_path / "cells.csv")
+
+    _, read = labels.chunks(str(tmp_path / "cells.csv"))
+
+    assert read.to_pydict() == table.to_pydict() | {"note": [None, "x", "y", "z"]}
+
+
 def label(folder, answered, truth=None, count=None, name="labels.csv"):
     lines, own = answered
     table = {"request_id": [each["request_id"] for each in lines], "row": [each["row"] for each in lines], "label": truth or own}  # fmt: skip

@@ -8,6 +8,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pawl import registry as rules
+from pawl import tracking
 from pawl.tracking import Store
 from scripts import ledger, register
 
@@ -172,6 +173,18 @@ def test_a_newer_release_that_comes_in_between_stays_champion(registry, monkeypa
     monkeypatch.setattr(MlflowClient, call, others_first)
 
     told = promote(registry, "2", code=2)
+
+    assert f"error: version 3 was released from {registry.commits['3'][:7]}" in told
+    assert champion(registry) == "3"
+
+
+def test_an_older_release_that_was_ended_before_it_gave_way_does_so_the_next_time(registry):
+    promote(registry, "2")
+    promote(registry, "3")
+    with tracking.store() as store:
+        store.client.set_registered_model_alias("pawl", "champion", "1")  # of a release from the oldest commit
+
+    told = promote(registry, "1", code=2)
 
     assert f"error: version 3 was released from {registry.commits['3'][:7]}" in told
     assert champion(registry) == "3"

@@ -54,6 +54,17 @@ def test_the_same_model_of_another_commit_is_a_run_and_no_version(registry):
     assert list(registry.versions) == ["1"]
 
 
+def test_files_that_were_edited_without_changing_the_model_take_no_commit_from_it(registry):
+    clean = registry.commit("a model")
+    registry.do("register")
+    registry.report(commit=f"{clean}-dirty")
+
+    registry.do("register")
+
+    assert registry.versions["1"]["pawl.commit"] == clean
+    assert registry.versions["1"]["pawl.commits"] == f"{clean} {clean}-dirty"
+
+
 def test_images_are_gathered_and_an_image_given_twice_is_one(registry):
     for image in ("model@sha256:1", "model@sha256:2", "model@sha256:1"):
         registry.do("register", "--image", image)
@@ -327,6 +338,27 @@ def test_of_two_versions_that_were_made_at_the_same_moment_the_lower_stays(regis
     assert registry.aliases == {"candidate": "1"}
 
 
+def test_a_run_that_another_finished_in_the_moment_in_which_it_is_put_away_stays(registry, monkeypatch):
+    ended, deleted = MlflowClient.set_terminated, MlflowClient.delete_run
+
+    def another_is_at_it(client, run, *given, **more):
+        monkeypatch.setattr(MlflowClient, "set_terminated", ended)
+        mine = client.get_run(run)
+        client.create_run(mine.info.experiment_id, tags={key: mine.data.tags[key] for key in ("pawl.commit", "pawl.lock")})  # fmt: skip
+        ended(client, run, *given, **more)
+
+    def and_has_finished(client, run):
+        ended(client, run)
+        deleted(client, run)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", another_is_at_it)
+    monkeypatch.setattr(MlflowClient, "delete_run", and_has_finished)
+
+    registry.do("register")
+
+    assert [status for _, status in registry.runs] == ["FINISHED", "FINISHED"]
+
+
 def test_a_model_that_another_began_in_the_same_run_and_left_is_not_taken_for_the_run_s(registry):
     registry.do("track")
     with tracking.store() as store:
@@ -367,7 +399,7 @@ def test_only_what_another_writer_may_have_caused_is_tried_again(shared, monkeyp
     assert len(shared.versions) == (calls == 3)
 
 
-@pytest.mark.parametrize(("store", "calls"), [("shared", 5), ("registry", 1)])
+@pytest.mark.parametrize(("store", "calls"), [("shared", 3), ("registry", 1)])
 def test_what_is_refused_each_time_is_told(request, monkeypatch, store, calls):
     project, made = request.getfixturevalue(store), []
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pawl import bundle, frames, tracking
+from pawl.yamlfile import change
 
 
 def sha256(path):
@@ -544,3 +545,14 @@ def test_outside_an_environment_of_its_own_the_empty_store_is_kept_here_and_maki
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/.pawl\n"), done.stderr
     assert "INFO" not in done.stderr
     assert [path.suffix for path in (tmp_path / ".pawl").iterdir()] == [".db"]
+
+
+def test_what_no_stage_reads_may_change_under_a_run(registry):
+    registry.do("track")
+    change(registry.path / "params.yaml", {"drift.effect": 0.3, "retrain.auto_merge": True})
+
+    said = registry.do("track", environ={"NOTE": "wider"})
+
+    ((run, _),) = registry.runs
+    assert f"Run {run} (known) is in " in said
+    assert registry.values("tags", run)["mlflow.note.content"] == "wider"

@@ -39,6 +39,7 @@ def http(status, body, kind):
 CASES = {
     "nobody": ("http://me:{password}@127.0.0.1:{free}", 3, "the MLflow server does not answer: [Errno 111] Connection refused", "MLFLOW_TRACKING_URI"),
     "a server that is broken": ("http://me:{password}@127.0.0.1:{broken}", 3, "500", "its log says more"),
+    "a server that says so in JSON": ("http://me:{password}@127.0.0.1:{locked}", 3, "MLflow refuses: ", "MLFLOW_TRACKING_TOKEN"),
     "a server that knows nobody": ("http://me:{password}@127.0.0.1:{closed}", 3, "MLflow refuses: ", "MLFLOW_TRACKING_TOKEN"),
     "a server that accepts and says nothing": ("http://me:{password}@127.0.0.1:{hole}", 3, "the MLflow server does not answer: timed out", "MLFLOW_TRACKING_URI"),
     "another web server": ("http://me:{password}@127.0.0.1:{page}", 3, "what answers there is no MLflow server", "MLFLOW_TRACKING_URI"),
@@ -55,7 +56,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def ports():
     """The ports of servers that misbehave."""
-    servers = {"broken": http(500, b"", "text/plain"), "closed": http(401, b"", "text/plain"), "page": http(200, b"<html>Hello</html>", "text/html")}  # fmt: skip
+    servers = {"broken": http(500, b"", "text/plain"), "closed": http(401, b"", "text/plain"), "locked": http(401, b'{"detail": "Unauthorized"}', "application/json"), "page": http(200, b"<html>Hello</html>", "text/html")}  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as hole:  # the kernel accepts for it
         yield {name: each.server_port for name, each in servers.items()} | {"hole": hole.getsockname()[1], "free": tracking.free_port()}  # fmt: skip
     for each in servers.values():
