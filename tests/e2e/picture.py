@@ -79,7 +79,7 @@ def main(kept: Path) -> None:
     body = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(comment.split("-->\n", 1)[1])
     page = f"""<meta charset=utf-8><style>{STYLE}</style>
 <div class=loop>{loop(first)}</div><div class=loop>{loop(then)}</div>
-<div class=row>↺ Every Monday: the pipeline on fresh data; where the model changed, a pull request, and the loop again.</div>
+<div class=row>↺ Every Monday, and where rows drift: is the champion good enough on fresh data? If not: trained anew, one pull request, and the loop again.</div>
 <div class=comment><header><b>github-actions</b> bot commented</header><main>{body}</main></div>"""
     with tempfile.TemporaryDirectory() as folder:
         source, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
