@@ -548,6 +548,7 @@ def test_outside_an_environment_of_its_own_the_empty_store_is_kept_here_and_maki
 
 
 def test_what_no_stage_reads_may_change_under_a_run(registry):
+    change(registry.path / "params.yaml", {"drift.effect": 0.2, "retrain.auto_merge": False})
     registry.do("track")
     change(registry.path / "params.yaml", {"drift.effect": 0.3, "retrain.auto_merge": True})
 
