@@ -232,9 +232,7 @@ def now() -> str:
 
 
 def _older(commit: str, other: str, before: Before) -> bool:
-    """Say whether a commit is known to come before another, or is its edited files."""
-    if commit == f"{other}-dirty":
-        return True
+    """Say whether a commit is known to come before another."""
     try:
         return before(commit, other) and not before(other, commit)
     except Problem:  # one of them is not in this checkout

@@ -54,17 +54,6 @@ def test_the_same_model_of_another_commit_is_a_run_and_no_version(registry):
     assert list(registry.versions) == ["1"]
 
 
-def test_files_that_were_edited_without_changing_the_model_take_no_commit_from_it(registry):
-    clean = registry.commit("a model")
-    registry.do("register")
-    registry.report(commit=f"{clean}-dirty")
-
-    registry.do("register")
-
-    assert registry.versions["1"]["pawl.commit"] == clean
-    assert registry.versions["1"]["pawl.commits"] == f"{clean} {clean}-dirty"
-
-
 def test_images_are_gathered_and_an_image_given_twice_is_one(registry):
     for image in ("model@sha256:1", "model@sha256:2", "model@sha256:1"):
         registry.do("register", "--image", image)
